@@ -1,0 +1,1 @@
+"""Confident Adaptive Language Modeling in JAX: https://arxiv.org/abs/2207.07061."""

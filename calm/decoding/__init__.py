@@ -1,0 +1,1 @@
+"""The loop that generates, and what is done with it: decoding files, evaluating tasks."""

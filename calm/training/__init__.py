@@ -1,0 +1,1 @@
+"""Trains any model with any loss."""
