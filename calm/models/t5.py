@@ -1,0 +1,379 @@
+"""T5 1.0 and 1.1 in Flax, layer by layer.
+
+One alphabet of axes: B batch, T target length, S source length, N heads, H head_dim, D emb_dim,
+F mlp_dim, V vocab, L decoder layers.
+
+Raffel et al., https://arxiv.org/abs/1910.10683; Shazeer (gated activations),
+https://arxiv.org/abs/2002.05202. Parameter names are T5X's (`T5.init` gives the tree of a T5X
+checkpoint's `target`).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from calm.models import layers
+from calm.models.layers import KeysValues
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """Sizes and choices of a T5; the defaults are T5 1.1's, small."""
+
+  vocab_size: int = 32128
+  emb_dim: int = 512
+  num_heads: int = 6
+  head_dim: int = 64
+  mlp_dim: int = 1024
+  num_encoder_layers: int = 8
+  num_decoder_layers: int = 8
+  mlp_activations: tuple[str, ...] = ('gelu', 'linear')
+  logits_via_embedding: bool = False  # T5 1.0: the embedding is the head, scaled by 1/sqrt(D).
+  relpos_num_buckets: int = 32
+  relpos_max_distance: int = 128
+  norm_epsilon: float = 1e-6
+  dropout_rate: float = 0.1
+  # As in T5, one draw serves all positions of a row; False draws for each position.
+  dropout_broadcast: bool = True
+  # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
+  # or a type.
+  dtype: Any = jnp.float32
+  remat: bool = False  # Recompute a layer's activations in the backward pass, to save memory.
+
+  def __post_init__(self):
+    # Lists and names arrive from gin and JSON; keep the config hashable and comparable.
+    object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
+    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    for name in self.mlp_activations:
+      if name not in layers.ACTIVATIONS:
+        raise ValueError(f'mlp_activations: {name!r} is not one of {sorted(layers.ACTIVATIONS)}.')
+    if self.dtype not in (jnp.float32, jnp.bfloat16):
+      raise ValueError(f'dtype: {self.dtype} is neither float32 nor bfloat16.')
+    for field in ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'):
+      if getattr(self, field) < 1:
+        raise ValueError(f'{field} must be positive, not {getattr(self, field)}.')
+    for field in ('num_encoder_layers', 'num_decoder_layers'):
+      if getattr(self, field) < 1:
+        raise ValueError(f'{field} must be at least 1, not {getattr(self, field)}.')
+    if not 0 <= self.dropout_rate < 1:
+      raise ValueError(f'dropout_rate must be in [0, 1), not {self.dropout_rate}.')
+
+
+_T5_1_0 = T5Config(mlp_activations=('relu',), logits_via_embedding=True)
+
+
+def _sized(config, emb_dim, num_heads, mlp_dim, num_layers, **other):
+  return dataclasses.replace(
+    config,
+    emb_dim=emb_dim,
+    num_heads=num_heads,
+    mlp_dim=mlp_dim,
+    num_encoder_layers=num_layers,
+    num_decoder_layers=num_layers,
+    **other,
+  )
+
+
+PUBLISHED = {
+  'tiny': _sized(T5Config(), 32, 2, 48, 2, head_dim=8, vocab_size=128),
+  't5_1_1_small': T5Config(),
+  't5_1_1_base': _sized(T5Config(), 768, 12, 2048, 12),
+  't5_1_1_large': _sized(T5Config(), 1024, 16, 2816, 24),
+  't5_1_1_xl': _sized(T5Config(), 2048, 32, 5120, 24),
+  't5_1_1_xxl': _sized(T5Config(), 4096, 64, 10240, 24),
+  't5_1_0_small': _sized(_T5_1_0, 512, 8, 2048, 6),
+  't5_1_0_base': _sized(_T5_1_0, 768, 12, 3072, 12),
+}
+
+
+def published(name='t5_1_1_small', **changes):
+  """The T5Config of a published size (or 'tiny', for tests), with fields replaced by `changes`.
+
+  Raises:
+    ValueError: no such size; the message lists them.
+  """
+  if name not in PUBLISHED:
+    raise ValueError(f'No published T5 is called {name!r}; there are {", ".join(PUBLISHED)}.')
+  return dataclasses.replace(PUBLISHED[name], **changes)
+
+
+# How parameters are split over a ('data', 'model') mesh: the first pattern found in the
+# '/'-joined path decides; what none fits is replicated. T5X's logical axes, written out.
+PARTITION_RULES = (
+  (r'token_embedder/embedding$', PartitionSpec('model', None)),
+  (r'rel_embedding$', PartitionSpec('model', None)),
+  (r'(query|key|value)/kernel$', PartitionSpec(None, 'model')),
+  (r'out/kernel$', PartitionSpec('model', None)),
+  (r'mlp/wi(_\d+)?/kernel$', PartitionSpec(None, 'model')),
+  (r'mlp/wo/kernel$', PartitionSpec('model', None)),
+  (r'logits_dense/kernel$', PartitionSpec(None, 'model')),
+)
+
+
+def _norm(cfg):
+  return layers.RMSNorm(cfg.norm_epsilon, cfg.dtype)
+
+
+def _dropout(cfg):
+  # Over activations [B, T, D] and over attention weights [B, N, T, S] alike, -2 is the axis of
+  # target positions.
+  return layers.Dropout(cfg.dropout_rate, (-2,) if cfg.dropout_broadcast else ())
+
+
+def _attention(cfg):
+  return layers.Attention(cfg.num_heads, cfg.head_dim, cfg.emb_dim, _dropout(cfg), cfg.dtype)
+
+
+def _feed_forward(cfg):
+  return layers.FeedForward(cfg.mlp_dim, cfg.emb_dim, cfg.mlp_activations, _dropout(cfg), cfg.dtype)
+
+
+def _relpos_bias(cfg, bidirectional):
+  return layers.RelativePositionBias(
+    cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
+  )
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention, then feed-forward, each on normed input and added to it."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.pre_attention_layer_norm = _norm(cfg)
+    self.attention = _attention(cfg)
+    self.pre_mlp_layer_norm = _norm(cfg)
+    self.mlp = _feed_forward(cfg)
+    self.dropout = _dropout(cfg)
+
+  def __call__(self, x, mask, bias, deterministic=True):
+    """Maps x[B, S, D] to [B, S, D]; mask[B, 1, S, S], bias[1, N, S, S]."""
+    normed = self.pre_attention_layer_norm(x)
+    y = self.attention.attend(
+      normed, *self.attention.keys_values(normed), mask, bias, deterministic=deterministic
+    )
+    x = x + self.dropout(y, deterministic)
+    y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+    return x + self.dropout(y, deterministic)
+
+
+class Encoder(nn.Module):
+  """All encoder layers and the final norm."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    layer = nn.remat(EncoderLayer, static_argnums=(4,)) if cfg.remat else EncoderLayer
+    self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
+    self.relpos_bias = _relpos_bias(cfg, bidirectional=True)
+    self.encoder_norm = _norm(cfg)
+    self.dropout = _dropout(cfg)
+
+  def __call__(self, x, mask, deterministic=True):
+    """Maps embedded tokens x[B, S, D] and mask[B, 1, S, S] to encoded[B, S, D]."""
+    positions = jnp.arange(x.shape[1])
+    bias = self.relpos_bias(positions, positions)
+    x = self.dropout(x, deterministic)
+    for layer in self.layers:
+      x = layer(x, mask, bias, deterministic)
+    return self.dropout(self.encoder_norm(x), deterministic)
+
+
+class DecoderLayer(nn.Module):
+  """A decoder layer in two halves: the keys and values it offers, and all the rest.
+
+  The first half is all that a later token needs of a layer. Run with another layer's state, it is
+  CALM's state propagation (section 3.2).
+  """
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.pre_self_attention_layer_norm = _norm(cfg)
+    self.self_attention = _attention(cfg)
+    self.pre_cross_attention_layer_norm = _norm(cfg)
+    self.encoder_decoder_attention = _attention(cfg)
+    self.pre_mlp_layer_norm = _norm(cfg)
+    self.mlp = _feed_forward(cfg)
+    self.dropout = _dropout(cfg)
+
+  def keys_values(self, hidden):
+    """The K/V half: maps hidden[B, T, D] to KeysValues of [B, N, H, T]."""
+    return KeysValues(*self.self_attention.keys_values(self.pre_self_attention_layer_norm(hidden)))
+
+  def cross_keys_values(self, encoded):
+    """Maps encoded[B, S, D] to KeysValues of [B, N, H, S]; once per sequence."""
+    return KeysValues(*self.encoder_decoder_attention.keys_values(encoded))
+
+  def attend(self, hidden, own, cross, mask, bias, cross_mask, deterministic=True):
+    """The other half: maps hidden[B, T, D] to the state after this layer, [B, T, D].
+
+    `own` holds keys and values of the targets seen so far, `cross` those of the source. `mask`
+    and `bias` broadcast against [B, N, T, T'], `cross_mask` against [B, N, T, S].
+    """
+    normed = self.pre_self_attention_layer_norm(hidden)
+    y = self.self_attention.attend(
+      normed, own.keys, own.values, mask, bias, deterministic=deterministic
+    )
+    hidden = hidden + self.dropout(y, deterministic)
+    y = self.encoder_decoder_attention.attend(
+      self.pre_cross_attention_layer_norm(hidden),
+      cross.keys,
+      cross.values,
+      cross_mask,
+      deterministic=deterministic,
+    )
+    hidden = hidden + self.dropout(y, deterministic)
+    y = self.mlp(self.pre_mlp_layer_norm(hidden), deterministic=deterministic)
+    return hidden + self.dropout(y, deterministic)
+
+  def __call__(self, hidden, encoded, mask, bias, cross_mask, deterministic=True):
+    """Both halves at once, over whole targets hidden[B, T, D]."""
+    return self.attend(
+      hidden,
+      self.keys_values(hidden),
+      self.cross_keys_values(encoded),
+      mask,
+      bias,
+      cross_mask,
+      deterministic,
+    )
+
+
+class Decoder(nn.Module):
+  """Decoder layers, the final norm and, unless the embedding serves, the output projection."""
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    layer = nn.remat(DecoderLayer, static_argnums=(6,)) if cfg.remat else DecoderLayer
+    self.layers = [layer(cfg) for _ in range(cfg.num_decoder_layers)]
+    self.relpos_bias = _relpos_bias(cfg, bidirectional=False)
+    self.decoder_norm = _norm(cfg)
+    self.dropout = _dropout(cfg)
+    if not cfg.logits_via_embedding:
+      self.logits_dense = nn.Dense(
+        cfg.vocab_size,
+        use_bias=False,
+        dtype=cfg.dtype,
+        # The product accumulates and ends in float32, whatever its operands are.
+        dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+        kernel_init=nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal'),
+      )
+
+  def __call__(self, x, encoded, mask, cross_mask, deterministic=True):
+    """Maps embedded targets x[B, T, D] to the states after each layer, L times [B, T, D]."""
+    positions = jnp.arange(x.shape[1])
+    bias = self.relpos_bias(positions, positions)
+    x = self.dropout(x, deterministic)
+    states = []
+    for layer in self.layers:
+      x = layer(x, encoded, mask, bias, cross_mask, deterministic)
+      states.append(x)
+    return tuple(states)
+
+
+class T5(nn.Module):
+  """An encoder-decoder whose every decoder layer can be read, run and exited on its own.
+
+  Training: `__call__` gives the states after all decoder layers, `head` the logits of any of them.
+  Decoding: `encode`, `cross_keys_values` and `self_attention_bias` once per sequence; then, for
+  each token, `embed`, and for each layer `keys_values` and `attend`; and `head`.
+  """
+
+  config: T5Config
+
+  def setup(self):
+    cfg = self.config
+    self.token_embedder = nn.Embed(
+      cfg.vocab_size,
+      cfg.emb_dim,
+      dtype=cfg.dtype,
+      embedding_init=nn.initializers.normal(stddev=1.0),
+    )
+    self.encoder = Encoder(cfg)
+    self.decoder = Decoder(cfg)
+
+  def __call__(
+    self,
+    encoder_input_tokens,
+    decoder_input_tokens,
+    decoder_target_tokens,
+    encoder_segment_ids=None,
+    decoder_segment_ids=None,
+    *,
+    deterministic=True,
+  ):
+    """Teacher-forced states after every decoder layer: a tuple of L arrays [B, T, D].
+
+    Tokens are int32, encoder_input_tokens[B, S] and decoder_*_tokens[B, T], with 0 as padding
+    (the first decoder input is 0 too: padding is recognised by the targets). Segment ids tell the
+    examples of packed rows apart. With `deterministic=False` dropout draws from rng 'dropout'.
+    """
+    encoded = self.encode(encoder_input_tokens, encoder_segment_ids, deterministic=deterministic)
+    targets = decoder_target_tokens > 0
+    positions = jnp.arange(targets.shape[1])
+    mask = layers.attention_mask(targets, targets, decoder_segment_ids, decoder_segment_ids)
+    mask &= layers.causal_mask(positions, positions)
+    cross_mask = layers.attention_mask(
+      targets, encoder_input_tokens > 0, decoder_segment_ids, encoder_segment_ids
+    )
+    x = self.embed(decoder_input_tokens)
+    return self.decoder(x, encoded, mask, cross_mask, deterministic)
+
+  def encode(self, encoder_input_tokens, encoder_segment_ids=None, *, deterministic=True):
+    """Maps int32 encoder_input_tokens[B, S] to encoded[B, S, D]."""
+    valid = encoder_input_tokens > 0
+    mask = layers.attention_mask(valid, valid, encoder_segment_ids, encoder_segment_ids)
+    return self.encoder(self.embed(encoder_input_tokens), mask, deterministic)
+
+  def embed(self, tokens):
+    """Maps int32 tokens[B, T] to their embeddings [B, T, D]."""
+    return self.token_embedder(tokens)
+
+  def head(self, hidden, *, deterministic=True):
+    """Final norm and output projection: hidden[..., D] of any layer to float32 logits[..., V]."""
+    cfg = self.config
+    x = self.decoder.dropout(self.decoder.decoder_norm(hidden), deterministic)
+    if not cfg.logits_via_embedding:
+      return self.decoder.logits_dense(x)
+    embedding = self.token_embedder.embedding.astype(cfg.dtype)
+    # Scaled before the product, as T5X and transformers do: D entries instead of V.
+    x = x * jnp.asarray(cfg.emb_dim**-0.5, cfg.dtype)
+    return jnp.einsum('...D,VD->...V', x, embedding, preferred_element_type=jnp.float32)
+
+  def cross_keys_values(self, encoded):
+    """Keys and values of encoded[B, S, D] for each decoder layer: L KeysValues of [B, N, H, S]."""
+    return tuple(layer.cross_keys_values(encoded) for layer in self.decoder.layers)
+
+  def self_attention_bias(self, query_positions, key_positions):
+    """Relative position scores of the decoder: float32[1, N, T, S] for positions [T], [S]."""
+    return self.decoder.relpos_bias(query_positions, key_positions)
+
+  def keys_values(self, layer, hidden):
+    """K/V half of decoder layer `layer` (from 0): hidden[B, T, D] to KeysValues of [B, N, H, T]."""
+    return self.decoder.layers[layer].keys_values(hidden)
+
+  def attend(self, layer, hidden, own, cross, mask, bias, cross_mask):
+    """Other half of decoder layer `layer` (from 0); see `DecoderLayer.attend`."""
+    return self.decoder.layers[layer].attend(hidden, own, cross, mask, bias, cross_mask)
+
+
+def init_params(config, key):
+  """Fresh float32 parameters of T5(config), the tree of a T5X checkpoint's `target`."""
+  model = T5(config)
+  tokens = jnp.ones((1, 2), jnp.int32)
+
+  def everything(module, tokens):
+    return module.head(module(tokens, tokens, tokens)[-1])
+
+  return model.init(key, tokens, method=everything)['params']
