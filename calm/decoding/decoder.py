@@ -1,0 +1,180 @@
+"""From input tokens to generated ones: encode, prefill the prompts, loop.
+
+Prompts of different lengths end in the same column: each row is shifted right by what it lacks.
+T5's positions are relative, so the shift changes nothing, all rows generate from the first step
+on, and no step is spent on tokens that are already known.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from calm.decoding import cache as caches
+from calm.decoding import loop
+from calm.decoding import sampling as samplings
+from calm.decoding import step as steps
+
+
+def decode(
+  model,
+  params,
+  encoder_input_tokens,
+  *,
+  max_decode_steps,
+  prompts=None,
+  sampling=None,
+  keys=None,
+  eos_id=1,
+  make_step=steps.full_depth,
+):
+  """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
+
+  Args:
+    model: a `calm.models.t5.T5`.
+    params: its parameters.
+    encoder_input_tokens: 0 is padding. A row of nothing else is finished before it starts.
+    max_decode_steps: tokens to generate at most, static.
+    prompts: int32[B, P], what each row's output begins with, 0 after its end; without EOS.
+    sampling: a `calm.decoding.sampling.ChoiceRule`; greedy by default.
+    keys: random keys[B], needed for drawing: all that a row's draws depend on.
+    eos_id: the token that ends a row.
+    make_step: maps `calm.decoding.step.DecoderLayers` to a StepFn; static.
+
+  Returns:
+    `calm.decoding.loop.Decoded` with T = P + max_decode_steps, and B * num_samples rows, the
+    samples of an input side by side.
+  """
+  choose = samplings.Greedy() if sampling is None else sampling
+  batch_size = encoder_input_tokens.shape[0]
+  if prompts is None:
+    prompts = jnp.zeros((batch_size, 0), jnp.int32)
+  prompt_length = prompts.shape[1]
+  first_column = prompt_length - (prompts > 0).sum(-1, dtype=jnp.int32)
+  given = _shift_right(prompts, first_column)
+  # The last token given is the first that the loop reads; a row without any reads 0.
+  inputs = jnp.pad(given, ((0, 0), (1, 0)))
+  done = ~(encoder_input_tokens > 0).any(-1) | (prompts == eos_id).any(-1)
+
+  source = steps.prepare_source(model, params, encoder_input_tokens)
+  length = prompt_length + max_decode_steps
+  cache = caches.empty_cache(model.config, batch_size, length)
+  if prompt_length:
+    decoder = steps.prepare_layers(model, params, source, first_column, length)
+    cache = steps.prefill(decoder, inputs[:, :-1], cache)
+
+  times = choose.num_samples
+  rows = (source, cache, first_column, inputs[:, -1], done, given)
+  source, cache, first_column, first_token, done, given = caches.repeat_rows(rows, times)
+  if keys is not None:
+    keys = _sample_keys(keys, times)
+  decoder = steps.prepare_layers(model, params, source, first_column, length)
+  generated = loop.generate(
+    make_step(decoder),
+    choose,
+    cache,
+    first_token=first_token,
+    max_decode_steps=max_decode_steps,
+    done=done,
+    first_column=first_column,
+    column=prompt_length,
+    keys=keys,
+    eos_id=eos_id,
+  )
+  return _with_prompts(generated, given, first_column) if prompt_length else generated
+
+
+_decode = jax.jit(decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'make_step'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+  """Decodes batches with one model and one way of choosing; compiled once per shape.
+
+  Decoders of equal settings share what they compiled; temperature, top_k and top_p are not part
+  of it.
+  """
+
+  model: Any  # a calm.models.t5.T5
+  max_decode_steps: int = 128
+  sampling: samplings.ChoiceRule = dataclasses.field(default_factory=samplings.Greedy)
+  eos_id: int = 1
+
+  def __post_init__(self):
+    samplings.check(self.sampling)
+    if self.max_decode_steps < 1:
+      raise ValueError(f'max_decode_steps must be at least 1, not {self.max_decode_steps}.')
+
+  @property
+  def draws(self):
+    """Whether random keys are needed."""
+    return isinstance(self._choose, samplings.Sampling)
+
+  @property
+  def _choose(self):
+    rule = self.sampling
+    if isinstance(rule, samplings.Sampling) and rule.temperature == 0:
+      return samplings.Greedy(num_samples=rule.num_samples)
+    return rule
+
+  def __call__(self, params, encoder_input_tokens, *, prompts=None, key=None):
+    """Decodes int32 encoder_input_tokens[B, S] as `decode` does.
+
+    `key` is one random key, or keys[B] of the rows' own if a row's draws are not to depend on
+    where in a batch it stands.
+
+    Raises:
+      ValueError: the sampling draws and there is no key.
+    """
+    encoder_input_tokens = jnp.asarray(encoder_input_tokens, jnp.int32)
+    if not self.draws:
+      key = None
+    elif key is None:
+      raise ValueError('Sampling needs a key: pass key=jax.random.key(seed).')
+    elif key.ndim == 0:
+      key = row_keys(key, jnp.arange(encoder_input_tokens.shape[0]))
+    return _decode(
+      self.model,
+      params,
+      encoder_input_tokens,
+      max_decode_steps=self.max_decode_steps,
+      prompts=None if prompts is None else jnp.asarray(prompts, jnp.int32),
+      sampling=self._choose,
+      keys=key,
+      eos_id=self.eos_id,
+    )
+
+
+def row_keys(key, numbers):
+  """Random keys[B] from one key and each row's int32 number[B], wherever the row is decoded."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def _sample_keys(keys, times):
+  """Random keys[B] to keys[B * times]: one for each sample of each row."""
+  return jax.vmap(lambda key: row_keys(key, jnp.arange(times)))(keys).reshape(-1)
+
+
+def _shift_right(tokens, amount):
+  """Moves each row of tokens[B, P] right by its own amount[B]; 0 comes in."""
+  index = jnp.arange(tokens.shape[1]) - amount[:, None]
+  moved = jnp.take_along_axis(tokens, jnp.maximum(index, 0), axis=1)
+  return jnp.where(index >= 0, moved, 0)
+
+
+def _with_prompts(generated, given, first_column):
+  """Puts given[B, P], which ends where generation begins, before it; each row starts at 0."""
+  nothing = jnp.zeros_like(given)
+
+  def joined(before, after):
+    array = jnp.concatenate([before.astype(after.dtype), after], axis=1)
+    index = jnp.arange(array.shape[1]) + first_column[:, None]
+    moved = jnp.take_along_axis(array, jnp.minimum(index, array.shape[1] - 1), axis=1)
+    return jnp.where(index < array.shape[1], moved, 0)
+
+  return generated.replace(
+    tokens=joined(given, generated.tokens),
+    exit_layer=joined(nothing, generated.exit_layer),
+    confidence=joined(nothing, generated.confidence),
+  )

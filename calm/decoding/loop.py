@@ -1,0 +1,122 @@
+"""The loop that generates token after token, for any step and any way of choosing.
+
+It knows nothing of the network: a `StepFn` reads the last tokens and gives logits, exit layers
+and confidences, a `ChoiceRule` picks the next tokens. Full depth, early exits and an oracle are
+different steps under this one loop.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Decoded:
+  """What was generated. A row's own prompt comes first in `tokens`, EOS stays, 0 follows.
+
+  Given tokens have exit layer 0 and confidence 0 and count for nothing in the log-probabilities;
+  so has what follows EOS. A row without any input token is padding and stays empty.
+  """
+
+  tokens: jax.Array  # int32[B, T]
+  exit_layer: jax.Array  # int32[B, T], layers run for each token, from 1
+  confidence: jax.Array  # float32[B, T] where the token stopped; 1 if nothing was measured
+  log_prob: jax.Array  # float32[B], nats, the model's own (softmax at temperature 1)
+  sampling_log_prob: jax.Array  # float32[B], nats, under the distribution drawn from
+
+
+@flax.struct.dataclass
+class DecodeState:
+  """Carry of the decoding loop; T counts generated tokens only."""
+
+  step: jax.Array  # int32[], tokens generated so far
+  last: jax.Array  # int32[B], the token to read next
+  done: jax.Array  # bool[B]
+  decoded: Decoded
+  cache: Any  # the step's own, opaque to the loop
+
+
+def generate(
+  step_fn,
+  choose,
+  cache,
+  *,
+  first_token,
+  max_decode_steps,
+  done=None,
+  first_column=None,
+  column=0,
+  keys=None,
+  eos_id=1,
+):
+  """Runs step_fn and choose until every row has said EOS, or for `max_decode_steps` steps.
+
+  Args:
+    step_fn: a `calm.decoding.step.StepFn`.
+    choose: a `calm.decoding.sampling.ChoiceRule`.
+    cache: what step_fn carries from step to step.
+    first_token: int32[B], what each row reads first: 0, or the last token of its prompt.
+    max_decode_steps: length of the result, static.
+    done: bool[B], rows that are finished before they start; none by default.
+    first_column: int32[B], where each row began; a row's position is counted from there.
+    column: the column of first_token, the number of prefilled ones.
+    keys: random keys[B], if `choose` draws.
+    eos_id: the token that ends a row.
+
+  Returns:
+    Decoded with T = max_decode_steps.
+  """
+  batch_size = first_token.shape[0]
+  begin = jnp.zeros(batch_size, jnp.int32) if first_column is None else first_column
+
+  def body(state):
+    at = column + state.step
+    result, new_cache = step_fn(state.last, at, ~state.done, state.cache)
+    choice = choose(result.logits, keys, at - begin)
+    token = jnp.where(state.done, 0, choice.token)
+    return DecodeState(
+      step=state.step + 1,
+      last=token,
+      done=state.done | (token == eos_id),
+      decoded=_record(state.decoded, state.step, state.done, token, result, choice),
+      cache=new_cache,
+    )
+
+  def unfinished(state):
+    return (state.step < max_decode_steps) & ~state.done.all()
+
+  start = DecodeState(
+    step=jnp.int32(0),
+    last=first_token,
+    done=jnp.zeros(batch_size, bool) if done is None else done,
+    decoded=_nothing(batch_size, max_decode_steps),
+    cache=cache,
+  )
+  return jax.lax.while_loop(unfinished, body, start).decoded
+
+
+def _nothing(batch_size, length):
+  return Decoded(
+    tokens=jnp.zeros((batch_size, length), jnp.int32),
+    exit_layer=jnp.zeros((batch_size, length), jnp.int32),
+    confidence=jnp.zeros((batch_size, length), jnp.float32),
+    log_prob=jnp.zeros(batch_size, jnp.float32),
+    sampling_log_prob=jnp.zeros(batch_size, jnp.float32),
+  )
+
+
+def _record(decoded, step, done, token, result, choice):
+  """Enters one step into `decoded`; rows that are done keep their zeros."""
+
+  def column(array, value):
+    return array.at[:, step].set(jnp.where(done, 0, value))
+
+  return Decoded(
+    tokens=column(decoded.tokens, token),
+    exit_layer=column(decoded.exit_layer, result.exit_layer),
+    confidence=column(decoded.confidence, result.confidence),
+    log_prob=decoded.log_prob + jnp.where(done, 0, choice.log_prob),
+    sampling_log_prob=decoded.sampling_log_prob + jnp.where(done, 0, choice.sampling_log_prob),
+  )

@@ -1,0 +1,157 @@
+"""One token through the decoder: the two halves of a layer, and what a step is made of.
+
+`DecoderLayers` turns a model, its parameters and one batch of sources into functions of arrays:
+`write` is the K/V half of a layer, `attend` the other half, which only reads. They know neither
+which layers a token visits nor how tokens follow one another. `full_depth` visits all layers; the
+loop (`calm.decoding.loop`) takes it, or any other `StepFn`.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from calm.decoding import cache as caches
+from calm.models import layers
+
+
+@flax.struct.dataclass
+class StepResult:
+  """What one step found for every row."""
+
+  logits: jax.Array  # float32[B, V] for the next token
+  exit_layer: jax.Array  # int32[B], layers run, from 1
+  confidence: jax.Array  # float32[B] in [0, 1], measured where the row stopped
+
+
+class StepFn(Protocol):
+  """Reads one token per row and predicts the next.
+
+  Rows that are not `active` have finished: what is returned for them is never read, so they must
+  not keep others from stopping. The cache is the step's own affair; the loop only carries it.
+  """
+
+  def __call__(
+    self, token: jax.Array, column: jax.Array, active: jax.Array, cache: Any
+  ) -> tuple[StepResult, Any]:
+    """Maps int32 token[B], int32 column[], bool active[B] and a cache to (result, cache)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderLayers:
+  """The decoder of a model for one batch of sources, layer by layer.
+
+  Targets stand in columns. A row may begin at a column of its own (rows of different prompts end
+  in the same one); relative positions make its numbers the same wherever it begins.
+  """
+
+  model: Any  # a T5, or what has its decoding methods and `config.num_decoder_layers`
+  params: Any
+  source: caches.Source
+  first_column: jax.Array  # int32[B], where each row begins
+  bias: jax.Array  # float32[1, N, 1, 2 * T - 1], by distance
+
+  @property
+  def num_layers(self):
+    """How many decoder layers there are."""
+    return self.model.config.num_decoder_layers
+
+  @property
+  def length(self):
+    """T, the number of columns of the cache."""
+    return (self.bias.shape[-1] + 1) // 2
+
+  def embed(self, tokens):
+    """Maps int32 tokens[B, C] to hidden[B, C, D]."""
+    return self._apply('embed', tokens)
+
+  def write(self, layer, hidden, column, own):
+    """K/V half: puts what `layer` makes of hidden[B, C, D] into `own` from `column` on."""
+    return caches.write(own, self._apply('keys_values', layer, hidden), column)
+
+  def attend(self, layer, hidden, column, own):
+    """Other half: maps hidden[B, C, D], in columns from `column` on, to the state after `layer`.
+
+    Every token sees the columns of its own row up to its own, which `own` must hold by now.
+    """
+    queries = column + jnp.arange(hidden.shape[1])
+    keys = jnp.arange(self.length)
+    mask = layers.causal_mask(queries, keys)
+    mask &= (keys >= self.first_column[:, None])[:, None, None]
+    cross = self.source.cross[layer]
+    bias = self._bias_rows(queries)
+    return self._apply('attend', layer, hidden, own, cross, mask, bias, self.source.mask)
+
+  def head(self, hidden):
+    """Maps hidden[..., D] of any layer to float32 logits[..., V]."""
+    return self._apply('head', hidden)
+
+  def _bias_rows(self, queries):
+    # The table runs over distances; a query's row is the window that ends T - 1 after itself.
+    def row(query):
+      start = self.length - 1 - query
+      return jax.lax.dynamic_slice_in_dim(self.bias[0, :, 0], start, self.length, axis=-1)
+
+    if queries.shape[0] == 1:
+      return row(queries[0])[None, :, None]
+    return jax.vmap(row, out_axes=1)(queries)[None]
+
+  def _apply(self, method, *arguments):
+    return self.model.apply({'params': self.params}, *arguments, method=method)
+
+
+def prepare_source(model, params, encoder_input_tokens):
+  """Encodes int32 tokens[B, S] and projects them for every decoder layer, once per sequence."""
+  variables = {'params': params}
+  encoded = model.apply(variables, encoder_input_tokens, method='encode')
+  cross = model.apply(variables, encoded, method='cross_keys_values')
+  return caches.Source(cross, (encoder_input_tokens > 0)[:, None, None, :])
+
+
+def prepare_layers(model, params, source, first_column, length):
+  """DecoderLayers over a cache of `length` columns; makes the table of position scores."""
+  bias = model.apply(
+    {'params': params},
+    jnp.array([length - 1]),
+    jnp.arange(2 * length - 1),
+    method='self_attention_bias',
+  )
+  return DecoderLayers(model, params, source, first_column, bias)
+
+
+def prefill(decoder, inputs, cache):
+  """One parallel pass over int32 inputs[B, P]: fills columns [0, P) of every layer's cache."""
+  hidden = decoder.embed(inputs)
+  filled = []
+  for layer in range(decoder.num_layers):
+    own = decoder.write(layer, hidden, 0, cache[layer])
+    hidden = decoder.attend(layer, hidden, 0, own)
+    filled.append(own)
+  return tuple(filled)
+
+
+def full_depth(decoder):
+  """The StepFn that runs every layer for every token.
+
+  Nothing is measured on the way: the confidence is 1 throughout.
+  """
+
+  def step(token, column, active, cache):
+    del active  # A finished row runs along; nobody reads what it gives.
+    hidden = decoder.embed(token[:, None])
+    written = []
+    for layer in range(decoder.num_layers):
+      own = decoder.write(layer, hidden, column, cache[layer])
+      hidden = decoder.attend(layer, hidden, column, own)
+      written.append(own)
+    batch_size = token.shape[0]
+    result = StepResult(
+      logits=decoder.head(hidden[:, 0]),
+      exit_layer=jnp.full(batch_size, decoder.num_layers, jnp.int32),
+      confidence=jnp.ones(batch_size, jnp.float32),
+    )
+    return result, tuple(written)
+
+  return step
