@@ -27,8 +27,6 @@ setuptools.setup(
   package_dir=GIN,
   package_data={name: ['*.gin'] for name in GIN},
   install_requires=[
-    'absl-py',
-    'clu',
     'flax',
     'gin-config',
     'grain',
@@ -44,6 +42,7 @@ setuptools.setup(
     'scipy',
     'sentencepiece',
     'seqio',
+    'tensorboard',
     'tensorflow',
     'tensorflow-datasets',
     'tensorstore',

@@ -1,0 +1,205 @@
+"""Checkpoints of a run: state and progress, saved by Orbax while training goes on.
+
+`workdir/checkpoints/<step>/` holds `state` (step, parameters, optimizer) and `progress` (JSON:
+where the data stands, training time). A checkpoint that cannot be read is reported, set aside
+under another name, and the one before it used.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from calm.models import t5
+
+FOLDER = 'checkpoints'
+
+
+class CheckpointError(ValueError):
+  """There is no usable checkpoint, or it does not fit what is to be restored."""
+
+
+def steps(workdir):
+  """Steps of the finished checkpoints in `workdir`, ascending; empty if there are none."""
+  folder = Path(workdir, FOLDER)
+  if not folder.is_dir():
+    return []
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+class Checkpoints:
+  """Saves and restores one run's checkpoints, keeping the newest `keep`.
+
+  Saving returns as soon as the arrays are copied; `close` waits until all are on disk.
+  """
+
+  def __init__(self, workdir, keep=3):
+    if keep < 1:
+      raise ValueError(f'keep must be at least 1, not {keep}.')
+    self._folder = Path(workdir).absolute() / FOLDER
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._keep = keep
+    self._manager = None
+
+  @property
+  def manager(self):
+    """Orbax's manager, made when first needed: it lists the folder as it finds it."""
+    if self._manager is None:
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=self._keep, enable_async_checkpointing=True, create=True
+      )
+      self._manager = ocp.CheckpointManager(
+        self._folder, options=options, item_names=('state', 'progress')
+      )
+    return self._manager
+
+  def save(self, step, state, progress):
+    """Starts saving `state` (arrays) and `progress` (JSON) as checkpoint `step`."""
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+    )
+    self.manager.save(step, args=items, force=True)
+
+  def restore(self, abstract_state):
+    """Reads the newest checkpoint that can be read.
+
+    Args:
+      abstract_state: shapes, types and shardings of what is to be restored.
+
+    Returns:
+      (state, progress), or None if there is no checkpoint at all.
+
+    Raises:
+      CheckpointError: there are checkpoints and none can be read, or the newest readable one has
+        other arrays than abstract_state.
+    """
+    failures = []
+    for step in reversed(steps(self._folder.parent)):
+      try:
+        restored, error = self._read(step, abstract_state), None
+      except CheckpointError:
+        raise
+      except Exception as caught:  # Orbax and TensorStore raise many kinds for unreadable files.
+        restored, error = None, caught
+      if _all_processes(error is None):
+        return restored
+      reason = str(error).strip().partition('\n')[0] if error else 'unreadable elsewhere'
+      failures.append(f'{self._folder / str(step)}: {reason}')
+      if jax.process_index() == 0:
+        print(f'Checkpoint {failures[-1]}; trying the one before.', file=sys.stderr)
+        self._set_aside(step)
+    if failures:
+      raise CheckpointError('No checkpoint can be read:\n  ' + '\n  '.join(failures))
+    return None
+
+  def wait(self):
+    """Returns once all that was saved is on disk."""
+    if self._manager is not None:
+      self._manager.wait_until_finished()
+
+  def close(self):
+    """Waits as `wait` does, and frees what Orbax holds."""
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+
+  def _read(self, step, abstract_state):
+    folder = self._folder / str(step)
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+      found = checkpointer.metadata(folder / 'state').item_metadata.tree
+      check_fit(abstract_state, found, folder)
+      state = checkpointer.restore(folder / 'state', abstract_state)
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+      progress = checkpointer.restore(folder / 'progress')
+    return state, progress
+
+  def _set_aside(self, step):
+    for number in range(1000):
+      target = self._folder / f'unreadable-{step}-{number}'
+      if not target.exists():
+        os.replace(self._folder / str(step), target)
+        return
+
+
+def restore_params(workdir, model=None, step=None):
+  """Parameters of a run's checkpoint, the newest by default, as numpy arrays.
+
+  Args:
+    workdir: folder of the run.
+    model: if given, the T5 whose parameters they must be.
+    step: a certain checkpoint.
+
+  Raises:
+    FileNotFoundError: there is no such checkpoint; the message lists those that are there.
+    CheckpointError: it cannot be read, or does not fit the model.
+  """
+  present = steps(workdir)
+  if not present or (step is not None and step not in present):
+    wanted = 'checkpoint' if step is None else f'checkpoint {step}'
+    listed = f'there are {present}' if present else 'train first'
+    raise FileNotFoundError(f'No {wanted} in {Path(workdir, FOLDER)}; {listed}.')
+  folder = Path(workdir).absolute() / FOLDER / str(present[-1] if step is None else step)
+  try:
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      found = checkpointer.metadata(folder / 'state').item_metadata.tree['params']
+      wanted = {'params': jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)}
+      how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+      arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
+      params = checkpointer.restore(folder / 'state', args=arguments)['params']
+  except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
+    raise CheckpointError(f'{folder} cannot be read: {error}') from error
+  if model is not None:
+    expected = jax.eval_shape(functools.partial(t5.init_params, model.config), jax.random.key(0))
+    check_fit(expected, params, folder)
+  return params
+
+
+def check_fit(expected, found, source):
+  """Raises CheckpointError unless two trees hold arrays of the same names and shapes.
+
+  The message lists what is missing in `found`, what is unexpected, and every shape that differs.
+  """
+  expected, found = _shapes(expected), _shapes(found)
+  problems = [f'missing: {name} {expected[name]}' for name in expected if name not in found]
+  problems += [f'unexpected: {name} {found[name]}' for name in found if name not in expected]
+  problems += [
+    f'shape differs: {name} is {found[name]}, needed is {shape}'
+    for name, shape in expected.items()
+    if found.get(name, shape) != shape
+  ]
+  if problems:
+    raise CheckpointError(f'{source} does not fit:\n  ' + '\n  '.join(problems))
+
+
+def _shapes(tree):
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
+    for path, leaf in leaves
+    if hasattr(leaf, 'shape')
+  }
+
+
+def _all_processes(succeeded):
+  if jax.process_count() == 1:
+    return succeeded
+  return bool(multihost_utils.process_allgather(np.array(succeeded)).all())
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Hides Orbax's remarks on checkpoints of one item."""
+  logger = logging.getLogger('absl')
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)

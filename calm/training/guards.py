@@ -1,0 +1,97 @@
+"""What keeps a run from being lost: non-finite losses are found, signals end it saved."""
+
+import collections
+import dataclasses
+import hashlib
+import signal
+import sys
+import threading
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class NonFiniteError(FloatingPointError):
+  """A loss or gradient was NaN or infinite."""
+
+
+def fingerprint(batch):
+  """A short hexadecimal digest of a batch's arrays, to find it again."""
+  digest = hashlib.sha256()
+  for name in sorted(batch):
+    digest.update(name.encode())
+    digest.update(np.ascontiguousarray(batch[name]).tobytes())
+  return digest.hexdigest()[:16]
+
+
+@dataclasses.dataclass
+class PendingSteps:
+  """Steps that were started and not yet looked at, so that the device need not wait for us."""
+
+  workdir: str
+  waiting: collections.deque = dataclasses.field(default_factory=collections.deque)
+
+  def add(self, step, metrics, batch, saved_step):
+    self.waiting.append((step, metrics, batch, saved_step))
+    if len(self.waiting) > 2:
+      self._check(*self.waiting.popleft())
+
+  def check_all(self):
+    while self.waiting:
+      self._check(*self.waiting.popleft())
+
+  def _check(self, step, metrics, batch, saved_step):
+    values = {name: float(metrics[name]) for name in ('loss', 'gradient_norm')}
+    if all(np.isfinite(value) for value in values.values()):
+      return
+    shown = ', '.join(f'{name} {value}' for name, value in values.items())
+    good = 'none was saved' if saved_step is None else f'step {saved_step} in {self.workdir}'
+    raise NonFiniteError(
+      f'Step {step}: {shown}. Batch {fingerprint(batch)}; last good checkpoint: {good}. Try a '
+      'lower learning rate, a longer warm-up, or float32.'
+    )
+
+
+class Signals:
+  """Lets Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
+
+  A second Ctrl-C ends it at once. With several processes SIGTERM is left to JAX's preemption
+  service, which has all of them stop after the same step.
+  """
+
+  def __init__(self):
+    self._received = None
+    self._preempted = False
+    self._previous: dict = {}
+
+  def __enter__(self):
+    if threading.current_thread() is threading.main_thread():
+      wanted = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+      self._previous = {number: signal.signal(number, self._receive) for number in wanted}
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _receive(self, number, frame):
+    del frame
+    if self._received == signal.SIGINT == number:
+      raise KeyboardInterrupt
+    self._received = number
+
+  def stop(self, step):
+    """Whether to stop before the next step."""
+    if jax.process_count() > 1:
+      self._preempted = multihost_utils.reached_preemption_sync_point(step)
+    return self._received is not None or self._preempted
+
+  def leave(self, step, progress):
+    """Passes the signal on, once everything is saved."""
+    if self._received is None and not self._preempted:
+      return
+    progress.say(f'Stopped after step {step}, which is saved; the same command goes on.')
+    if self._received == signal.SIGINT:
+      raise KeyboardInterrupt
+    sys.exit(128 + signal.SIGTERM)

@@ -1,0 +1,158 @@
+"""The training loop, for any objective, optimizer and stream of batches.
+
+A step is one compiled function of (state, batch); everything random in it follows from the seed
+and the step's number, and the data's position is saved with the state, so a run that was killed
+and started again is the run that was not.
+"""
+
+import collections
+import time
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from calm.training import sharding
+from calm.training.checkpoints import Checkpoints
+from calm.training.guards import PendingSteps, Signals
+from calm.training.progress import Meter, Progress
+from calm.training.step import Trainer
+
+
+def train(
+  *,
+  workdir,
+  objective,
+  optimizer,
+  batches,
+  num_steps,
+  initial_params=None,
+  validation_batches=None,
+  num_validation_batches=10,
+  seed=0,
+  model_parallelism=1,
+  num_microbatches=1,
+  steps_per_report=50,
+  steps_per_checkpoint=500,
+  steps_per_validation=500,
+  keep_checkpoints=2,
+  stop_after_seconds=None,
+):
+  """Trains for `num_steps` steps in all, going on from the newest checkpoint in `workdir`.
+
+  Args:
+    workdir: folder for checkpoints, metrics.jsonl and TensorBoard events.
+    objective: a `calm.training.losses.Objective`.
+    optimizer: a `calm.training.optimizers.Optimizer`.
+    batches: an endless iterator of this process's rows, dicts of numpy arrays, with
+      `get_state()` and `set_state(state)`; states are JSON and the same in all processes.
+    initial_params: parameters to begin with instead of fresh ones.
+    validation_batches: an iterator like `batches`; its first `num_validation_batches` are scored
+      every `steps_per_validation` steps, without dropout.
+    seed: of fresh parameters, dropout and whatever else the objective draws.
+    model_parallelism: devices that share each parameter; the others share the rows.
+    num_microbatches: parts of a batch whose gradients are computed one after the other.
+    keep_checkpoints: how many of the newest stay.
+    stop_after_seconds: save and return when this run, its earlier parts included, has trained
+      that long.
+
+  Returns:
+    (params, metrics of the last report).
+
+  Raises:
+    NonFiniteError: a loss or gradient is NaN or infinite; names step, batch and checkpoint.
+    KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
+    ValueError: settings that cannot be, or checkpoints that do not fit.
+  """
+  positive = {
+    'num_steps': num_steps,
+    'steps_per_report': steps_per_report,
+    'steps_per_checkpoint': steps_per_checkpoint,
+    'steps_per_validation': steps_per_validation,
+  }
+  for name, value in positive.items():
+    if value < 1:
+      raise ValueError(f'{name} must be at least 1, not {value}.')
+  Path(workdir).mkdir(parents=True, exist_ok=True)
+  trainer = Trainer(
+    objective,
+    optimizer,
+    mesh=sharding.make_mesh(model_parallelism),
+    num_microbatches=num_microbatches,
+    seed=seed,
+  )
+  checkpoints = Checkpoints(workdir, keep_checkpoints)
+  restored = checkpoints.restore(trainer.abstract_state)
+  if restored is None:
+    state, seconds_before = trainer.init(initial_params), 0.0
+  else:
+    state, saved = restored
+    batches.set_state(saved['data'])
+    seconds_before = saved['seconds']
+  step = int(state.step)
+  progress = Progress(workdir, num_steps, step)
+  if step:
+    goes_on = 'Going on from' if step < num_steps else 'Nothing to do:'
+    progress.say(f'{goes_on} step {step} of {num_steps} in {workdir}.')
+  validation = None
+  if validation_batches is not None:
+    validation = [next(validation_batches) for _ in range(num_validation_batches)]
+  started = time.monotonic()
+
+  def seconds():
+    return seconds_before + time.monotonic() - started
+
+  def save():
+    steps.check_all()
+    # The data's position is JSON, saved with the state it belongs to.
+    checkpoints.save(step, state, {'data': batches.get_state(), 'seconds': seconds()})
+
+  saved_step = step if restored is not None else None
+  steps = PendingSteps(workdir)
+  meter = Meter()
+  last_report: dict[str, float] = {}
+  try:
+    with Signals() as signals:
+      while step < num_steps and not signals.stop(step):
+        if stop_after_seconds is not None and _first_process(seconds()) >= stop_after_seconds:
+          progress.say(f'Stopping at step {step}: {seconds():.0f} s of training.')
+          break
+        batch = next(batches)
+        state, metrics = trainer.step(state, trainer.place(batch), trainer.key)
+        step += 1
+        steps.add(step, metrics, batch, saved_step)
+        meter.add(metrics)
+        progress.advance(step)
+        if step % steps_per_report == 0 or step == num_steps:
+          steps.check_all()
+          last_report = meter.report()
+          if validation and (step % steps_per_validation == 0 or step == num_steps):
+            last_report |= evaluate_loss(trainer, state.params, validation)
+            meter.restart_clock()
+          progress.report(step, {**last_report, 'seconds': seconds()})
+        if step % steps_per_checkpoint == 0 and step < num_steps:
+          save()
+          saved_step = step
+      if step != saved_step:
+        save()
+      checkpoints.wait()
+    signals.leave(step, progress)
+  finally:
+    progress.close()
+    checkpoints.close()
+  return state.params, last_report
+
+
+def evaluate_loss(trainer, params, batches):
+  """Metrics over `batches` without dropout, each named 'validation_...', weighted by token."""
+  total: collections.Counter = collections.Counter()
+  for batch in batches:
+    loss, sums = trainer.sums(params, trainer.place(batch))
+    total.update({'loss': float(loss), **{name: float(value) for name, value in sums.items()}})
+  weight = max(total.pop('weight'), 1e-9)
+  return {f'validation_{name}': value / weight for name, value in total.items()}
+
+
+def _first_process(value):
+  """Process 0's `value`, in all processes, so that they decide alike."""
+  return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)

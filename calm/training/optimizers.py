@@ -1,0 +1,111 @@
+"""Optimizers and learning-rate schedules, as T5 trains and as most others do: optax, by name."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """An optax transformation and the schedule in it, which the loop reports."""
+
+  transformation: optax.GradientTransformation
+  learning_rate: Schedule
+
+
+def constant(learning_rate=1e-3, warmup_steps=0):
+  """A schedule that rises linearly from 0 over `warmup_steps`, then stays."""
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, learning_rate, warmup_steps), lambda _: learning_rate],
+    [warmup_steps],
+  )
+
+
+def inverse_square_root(learning_rate=1.0, warmup_steps=10_000):
+  """T5's pre-training schedule: learning_rate / sqrt(max(step, warmup_steps))."""
+
+  def schedule(step):
+    return learning_rate / jnp.sqrt(jnp.maximum(step, warmup_steps))
+
+  return schedule
+
+
+def warmup_cosine(learning_rate=1e-3, *, num_steps, warmup_steps=0, final=0.0):
+  """Rises linearly from 0 over `warmup_steps`, falls along a cosine to `final` at `num_steps`.
+
+  Raises:
+    ValueError: num_steps does not exceed warmup_steps.
+  """
+  if num_steps <= warmup_steps:
+    raise ValueError(f'num_steps ({num_steps}) must exceed warmup_steps ({warmup_steps}).')
+  return optax.warmup_cosine_decay_schedule(
+    0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps, num_steps, final
+  )
+
+
+def warmup_linear(learning_rate=1e-3, *, num_steps, warmup_steps=0, final=0.0):
+  """Rises linearly from 0 over `warmup_steps`, falls linearly to `final` at `num_steps`.
+
+  Raises:
+    ValueError: num_steps does not exceed warmup_steps.
+  """
+  if num_steps <= warmup_steps:
+    raise ValueError(f'num_steps ({num_steps}) must exceed warmup_steps ({warmup_steps}).')
+  rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+  fall = optax.linear_schedule(learning_rate, final, num_steps - warmup_steps)
+  return optax.join_schedules([rise, fall], [warmup_steps])
+
+
+def adafactor(
+  learning_rate=1e-3,
+  *,
+  decay_rate=0.8,
+  multiply_by_parameter_scale=True,
+  clipping_threshold=1.0,
+  weight_decay=0.0,
+):
+  """Adafactor with T5's settings: factored second moments, no momentum, updates clipped by RMS.
+
+  Shazeer and Stern, https://arxiv.org/abs/1804.04235. With `multiply_by_parameter_scale` the
+  learning rate is relative to each parameter's own root mean square. `learning_rate` is a number
+  or a schedule.
+  """
+  schedule = _as_schedule(learning_rate)
+  transformation = optax.adafactor(
+    schedule,
+    decay_rate=decay_rate,
+    multiply_by_parameter_scale=multiply_by_parameter_scale,
+    clipping_threshold=clipping_threshold,
+    weight_decay_rate=weight_decay or None,
+    weight_decay_mask=_is_matrix,
+  )
+  return Optimizer(transformation, schedule)
+
+
+def adamw(
+  learning_rate=1e-3, *, b1=0.9, b2=0.98, epsilon=1e-9, weight_decay=0.01, max_gradient_norm=1.0
+):
+  """AdamW with gradients clipped by global norm; vectors (norms, biases) do not decay.
+
+  Loshchilov and Hutter, https://arxiv.org/abs/1711.05101. b2 and epsilon are the Transformer's.
+  `learning_rate` is a number or a schedule; `max_gradient_norm` None clips nothing.
+  """
+  schedule = _as_schedule(learning_rate)
+  clip = (
+    optax.identity() if max_gradient_norm is None else optax.clip_by_global_norm(max_gradient_norm)
+  )
+  adam = optax.adamw(schedule, b1, b2, epsilon, weight_decay=weight_decay, mask=_is_matrix)
+  return Optimizer(optax.chain(clip, adam), schedule)
+
+
+def _as_schedule(learning_rate):
+  return learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+
+
+def _is_matrix(params):
+  return jax.tree.map(lambda value: value.ndim > 1, params)

@@ -1,0 +1,130 @@
+"""What a run says about itself: a bar or lines on the terminal, metrics.jsonl, TensorBoard."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+METRICS = 'metrics.jsonl'
+
+
+class Progress:
+  """Reports a run's metrics; only process 0 shows and writes anything.
+
+  On a terminal a bar with loss, target tokens per second and time left; elsewhere a line for each
+  report. Each report is a line of `workdir/metrics.jsonl` and a point in TensorBoard.
+  """
+
+  def __init__(self, workdir, num_steps, first_step=0):
+    self._num_steps = num_steps
+    self._writes = jax.process_index() == 0
+    self._file = self._tensorboard = None
+    self._bar = tqdm(
+      total=num_steps,
+      initial=first_step,
+      unit='step',
+      dynamic_ncols=True,
+      disable=None if self._writes else True,  # None: where standard error is no terminal.
+    )
+    self._started, self._first_step = time.monotonic(), first_step
+    if self._writes:
+      self._file = _open_from(Path(workdir, METRICS), first_step)
+      # Brings TensorFlow with it, hence not at the top.
+      import tensorboard.summary
+
+      self._tensorboard = tensorboard.summary.Writer(str(workdir))
+
+  def advance(self, step):
+    """Shows that `step` steps are done."""
+    self._bar.update(step - self._bar.n)
+
+  def report(self, step, metrics):
+    """Records `metrics`, a dict of numbers, as those of `step`; all are on disk on return."""
+    if not self._writes:
+      return
+    self._file.write(json.dumps({'step': step, **metrics}) + '\n')
+    self._file.flush()
+    for name, value in metrics.items():
+      self._tensorboard.add_scalar(name, value, step)
+    shown = {name: f'{value:.4g}' for name, value in metrics.items() if name in SHOWN}
+    if self._bar.disable:
+      pairs = ' '.join(f'{name}={value}' for name, value in shown.items())
+      self.say(f'step {step}/{self._num_steps} {pairs} left={self._time_left(step)}')
+    else:
+      self._bar.set_postfix(shown)
+
+  def say(self, text):
+    """Prints a line to standard error, above the bar."""
+    if self._writes:
+      tqdm.write(text, file=sys.stderr)
+      sys.stderr.flush()
+
+  def close(self):
+    """Ends the bar and writes out what is left."""
+    self._bar.close()
+    if self._writes:
+      self._file.close()
+      self._tensorboard.close()
+
+  def _time_left(self, step):
+    done = max(step - self._first_step, 1)
+    seconds = (time.monotonic() - self._started) / done * (self._num_steps - step)
+    return tqdm.format_interval(seconds)
+
+
+class Meter:
+  """Averages metrics between reports."""
+
+  def __init__(self):
+    self._items: list = []
+    self.restart_clock()
+
+  def restart_clock(self):
+    self._since = time.monotonic()
+
+  def add(self, metrics):
+    self._items.append(metrics)
+
+  def report(self):
+    """Means over the steps since the last report, those of losses weighted by token."""
+    items = jax.device_get(self._items)
+    self._items = []
+    weights = np.array([item.pop('weight') for item in items], np.float64)
+    report = {}
+    for name in items[0]:
+      values = np.array([item[name] for item in items], np.float64)
+      plain = name in ('gradient_norm', 'learning_rate')
+      report[name] = float(values.mean() if plain else (values * weights).sum() / weights.sum())
+    elapsed = time.monotonic() - self._since
+    report['tokens_per_second'] = float(weights.sum() / elapsed)
+    report['seconds_per_step'] = elapsed / len(items)
+    self.restart_clock()
+    return report
+
+
+# Metrics that have a place on the terminal.
+SHOWN = ('loss', 'accuracy', 'validation_loss', 'tokens_per_second')
+
+
+def _open_from(path, first_step):
+  """Opens `path` to append, without what it holds of steps after `first_step`.
+
+  They were reported after the checkpoint that the run goes on from, and come again.
+  """
+  kept = []
+  if path.exists():
+    for line in path.read_text(encoding='utf-8').splitlines():
+      try:
+        if json.loads(line)['step'] <= first_step:
+          kept.append(line + '\n')
+      except (ValueError, KeyError, TypeError):
+        continue  # Cut off by whatever ended the run.
+  temporary = path.with_name(f'{path.name}.{os.getpid()}')
+  temporary.write_text(''.join(kept), encoding='utf-8')
+  temporary.replace(path)
+  return path.open('a', encoding='utf-8')

@@ -1,0 +1,73 @@
+"""Where arrays live: a ('data', 'model') mesh, rows over 'data', parameters by rules over 'model'.
+
+Everything beyond placing the inputs is left to XLA's partitioner (GSPMD).
+"""
+
+import re
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def make_mesh(model_parallelism=1):
+  """A mesh of all devices of all processes, `model_parallelism` of them sharing each parameter.
+
+  Raises:
+    ValueError: the number of devices is not a multiple of model_parallelism.
+  """
+  count = jax.device_count()
+  if model_parallelism < 1 or count % model_parallelism:
+    raise ValueError(f'model_parallelism {model_parallelism} does not divide {count} devices.')
+  kinds = (jax.sharding.AxisType.Auto,) * 2
+  return jax.make_mesh((count // model_parallelism, model_parallelism), ('data', 'model'), kinds)
+
+
+def replicated(mesh):
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def rows(mesh):
+  """The sharding of batches: rows over 'data'."""
+  return NamedSharding(mesh, PartitionSpec('data'))
+
+
+def by_rules(mesh, rules, tree):
+  """Shardings for a tree of arrays or shapes, by the first of `rules` found in an array's path.
+
+  Made for parameters and the optimizer's copies of them alike. What no rule fits is replicated,
+  as is an array of another rank than the rule's (Adafactor's factors) and an axis that the mesh
+  does not divide.
+  """
+
+  def sharding(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    for pattern, spec in rules:
+      if re.search(pattern, name) and len(spec) == len(leaf.shape):
+        axes = zip(spec, leaf.shape, strict=True)
+        fits = (a if a and size % mesh.shape[a] == 0 else None for a, size in axes)
+        return NamedSharding(mesh, PartitionSpec(*fits))
+    return replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def place_batch(mesh, batch, num_microbatches=1):
+  """Puts this process's rows of a batch on its devices: global arrays, rows over 'data'.
+
+  Raises:
+    ValueError: all processes' rows cannot be cut evenly over devices and micro-batches.
+  """
+  num_rows = len(next(iter(batch.values()))) * jax.process_count()
+  parts = mesh.shape['data'] * num_microbatches
+  if num_rows % parts:
+    raise ValueError(
+      f'BATCH_SIZE {num_rows} must be a multiple of {parts}: {mesh.shape["data"]} devices along '
+      f"'data' times {num_microbatches} micro-batches."
+    )
+  sharding = rows(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+    for name, value in batch.items()
+  }

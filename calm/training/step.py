@@ -1,0 +1,111 @@
+"""One training step, compiled for a mesh: loss and gradients, micro-batches, the update."""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from calm.training import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+  """What training changes."""
+
+  step: jax.Array  # int32[], steps done
+  params: Any
+  opt_state: Any
+
+
+def init_state(objective, optimizer, key, params=None):
+  """A TrainState at step 0, with fresh parameters unless `params` are given."""
+  params = objective.init(key) if params is None else params
+  return TrainState(jnp.int32(0), params, optimizer.transformation.init(params))
+
+
+def train_step(objective, optimizer, num_microbatches, state, batch, key):
+  """One update from a batch of arrays[B, ...]; returns (state, metrics), to be jitted.
+
+  Gradients of summed losses are summed over micro-batches and devices and divided once by the
+  summed weight. `key` is the run's; the step's own is folded from it.
+  """
+  step_key = jax.random.fold_in(key, state.step)
+  gradient = jax.value_and_grad(objective, has_aux=True)
+
+  def one(microbatch, number):
+    return gradient(state.params, microbatch, jax.random.fold_in(step_key, number))
+
+  if num_microbatches == 1:
+    (loss, sums), grads = one(batch, 0)
+  else:
+    # Row r goes to micro-batch r mod M, so that each keeps its rows on the devices they are on.
+    cut = jax.tree.map(
+      lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+    numbers = jnp.arange(num_microbatches)
+    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], cut), 0)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    ((loss, sums), grads), _ = jax.lax.scan(
+      lambda total, item: (jax.tree.map(jnp.add, total, one(*item)), None), zeros, (cut, numbers)
+    )
+  # A batch of padding only changes nothing rather than dividing by 0.
+  weight = jnp.maximum(sums['weight'], 1e-9)
+  grads = jax.tree.map(lambda g: g / weight, grads)
+  updates, opt_state = optimizer.transformation.update(grads, state.opt_state, state.params)
+  metrics = {
+    'loss': loss / weight,
+    **{name: value / weight for name, value in sums.items() if name != 'weight'},
+    'weight': sums['weight'],
+    'gradient_norm': optax.global_norm(grads),
+    'learning_rate': jnp.asarray(optimizer.learning_rate(state.step), jnp.float32),
+  }
+  return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+
+
+class Trainer:
+  """The compiled step and initial state of one objective and optimizer on one mesh."""
+
+  def __init__(self, objective, optimizer, *, mesh, num_microbatches=1, seed=0):
+    self.mesh = mesh
+    self._objective, self._optimizer, self._seed = objective, optimizer, seed
+    self._num_microbatches = num_microbatches
+    init = functools.partial(init_state, objective, optimizer)
+    shapes = jax.eval_shape(init, jax.random.key(seed))
+    self._shardings = sharding.by_rules(mesh, objective.partition_rules, shapes)
+    self.abstract_state = jax.tree.map(
+      lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+      shapes,
+      self._shardings,
+    )
+    whole = sharding.replicated(mesh)
+    self.step = jax.jit(
+      functools.partial(train_step, objective, optimizer, num_microbatches),
+      in_shardings=(self._shardings, sharding.rows(mesh), whole),
+      out_shardings=(self._shardings, whole),
+      donate_argnums=0,
+    )
+    self.sums = jax.jit(
+      objective, in_shardings=(self._shardings.params, sharding.rows(mesh)), out_shardings=whole
+    )
+    self.key = jax.device_put(jax.random.fold_in(jax.random.key(seed), 1), whole)
+
+  def place(self, batch):
+    """Puts this process's rows of a batch of numpy arrays where `step` and `sums` take them."""
+    return sharding.place_batch(self.mesh, batch, self._num_microbatches)
+
+  def init(self, params=None):
+    """State at step 0, made on the devices it belongs on; `params` take the place of fresh ones."""
+    if params is not None:
+      params = jax.tree.map(
+        lambda value, where: jax.make_array_from_callback(
+          value.shape, where, lambda index: np.asarray(value)[index]
+        ),
+        params,
+        self._shardings.params,
+      )
+    init = functools.partial(init_state, self._objective, self._optimizer)
+    return jax.jit(init, out_shardings=self._shardings)(jax.random.key(self._seed), params)
