@@ -1,0 +1,119 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm.models import t5
+from calm.training import checkpoints
+
+
+def _state(value):
+  return {'step': jnp.int32(value), 'params': {'kernel': jnp.full((3, 5), float(value))}}
+
+
+def _abstract(state):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  """A workdir with checkpoints 1 and 2."""
+  store = checkpoints.Checkpoints(tmp_path, keep=3)
+  for step in (1, 2):
+    store.save(step, _state(step), {'data': {'number': step}})
+  store.close()
+  return tmp_path
+
+
+def test_the_newest_comes_back_with_its_progress(saved):
+  state, progress = checkpoints.Checkpoints(saved).restore(_abstract(_state(0)))
+  np.testing.assert_array_equal(state['params']['kernel'], np.full((3, 5), 2.0))
+  assert progress == {'data': {'number': 2}}
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+  assert checkpoints.Checkpoints(tmp_path).restore(_abstract(_state(0))) is None
+  assert checkpoints.steps(tmp_path / 'nowhere') == []
+
+
+def test_only_the_newest_are_kept(tmp_path):
+  store = checkpoints.Checkpoints(tmp_path, keep=2)
+  for step in (1, 2, 3, 4):
+    store.save(step, _state(step), {})
+  store.close()
+  assert checkpoints.steps(tmp_path) == [3, 4]
+
+
+def _damage(folder, how):
+  if how == 'metadata lost':
+    (folder / 'state' / '_METADATA').unlink()
+  elif how == 'progress cut off':
+    (folder / 'progress' / 'metadata').write_text('{"data": {"num')
+  elif how == 'half of each array file':
+    for path in (folder / 'state').rglob('d/*'):
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  elif how == 'overwritten':
+    for path in (folder / 'state').rglob('d/*'):
+      path.write_bytes(b'\0' * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+  'how', ['metadata lost', 'progress cut off', 'half of each array file', 'overwritten']
+)
+def test_a_damaged_newest_is_reported_set_aside_and_the_one_before_used(saved, capfd, how):
+  _damage(saved / 'checkpoints' / '2', how)
+  store = checkpoints.Checkpoints(saved)
+  state, progress = store.restore(_abstract(_state(0)))
+  assert int(state['step']) == 1
+  assert progress == {'data': {'number': 1}}
+  assert 'checkpoints/2' in capfd.readouterr().err
+  assert checkpoints.steps(saved) == [1]
+  store.save(2, _state(7), {})
+  store.close()
+  assert checkpoints.steps(saved) == [1, 2]
+  assert (saved / 'checkpoints' / 'unreadable-2-0').is_dir()
+
+
+def test_a_save_that_was_cut_off_is_not_a_checkpoint(saved):
+  (saved / 'checkpoints' / '3.orbax-checkpoint-tmp').mkdir()
+  assert checkpoints.steps(saved) == [1, 2]
+  assert int(checkpoints.Checkpoints(saved).restore(_abstract(_state(0)))[0]['step']) == 2
+
+
+def test_nothing_readable_is_an_error_that_lists_all(saved):
+  for step in '12':
+    _damage(saved / 'checkpoints' / step, 'metadata lost')
+  with pytest.raises(checkpoints.CheckpointError, match=r'(?s)checkpoints/2.*checkpoints/1'):
+    checkpoints.Checkpoints(saved).restore(_abstract(_state(0)))
+
+
+def test_a_checkpoint_of_another_model_is_an_error_and_stays(saved):
+  other = {
+    'step': jnp.int32(0),
+    'params': {'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)},
+  }
+  with pytest.raises(checkpoints.CheckpointError) as error:
+    checkpoints.Checkpoints(saved).restore(_abstract(other))
+  assert 'missing: params/bias (4,)' in str(error.value)
+  assert 'params/kernel is (3, 5), needed is (3, 4)' in str(error.value)
+  assert checkpoints.steps(saved) == [1, 2]
+
+
+def test_parameters_alone_can_be_restored_for_a_model(tmp_path):
+  model = t5.T5(t5.published('tiny'))
+  params = t5.init_params(model.config, jax.random.key(0))
+  store = checkpoints.Checkpoints(tmp_path)
+  store.save(5, {'step': jnp.int32(5), 'params': params, 'opt_state': [jnp.zeros(3)]}, {})
+  store.close()
+  restored = checkpoints.restore_params(tmp_path, model)
+  jax.tree.map(np.testing.assert_array_equal, restored, params)
+  larger = t5.T5(t5.published('tiny', num_decoder_layers=3))
+  with pytest.raises(checkpoints.CheckpointError, match='missing: decoder/layers_2'):
+    checkpoints.restore_params(tmp_path, larger)
+  with pytest.raises(FileNotFoundError, match=r'No checkpoint 4 .* there are \[5\]'):
+    checkpoints.restore_params(tmp_path, model, step=4)
+
+
+def test_no_checkpoint_says_so(tmp_path):
+  with pytest.raises(FileNotFoundError, match='train first'):
+    checkpoints.restore_params(tmp_path)
