@@ -1,0 +1,181 @@
+"""Tasks over the user's own files: JSON Lines or tab-separated values, gzip or not.
+
+Paths are local, or any that TensorFlow's file systems open (gs://...); a path with `*` stands for
+all files that fit, in the order of their names.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+from calm.tasks import text
+from calm.tasks.templates import FieldError, Template
+
+SPLITS = ('train', 'validation', 'test')
+
+
+def task(
+  *,
+  inputs: str,
+  targets: str,
+  vocabulary: seqio.Vocabulary,
+  train: str | None = None,
+  validation: str | None = None,
+  test: str | None = None,
+  metrics: Callable | Sequence[Callable] = (),
+  references: str | Sequence[str] | None = None,
+  labels: Mapping[str, Sequence[str] | Mapping] | None = None,
+  name: str = 'files',
+) -> seqio.Task:
+  """A task over one file (or one pattern of files) for each split.
+
+  Files are JSON Lines, or tab-separated values under a header line if the name ends in `.tsv` or
+  `.tsv.gz`. Blank lines are skipped.
+
+  Args:
+    inputs: template of the input, such as 'translate English to French: {en}'; {a[b][0]} is entry
+      b of field a, and item 0 of that. Braces themselves are written {{ and }}.
+    targets: template of the target.
+    vocabulary: of both.
+    train: path of a split; None or '' if there is none. Likewise `validation` and `test`.
+    metrics: functions (targets, predictions) -> dict of floats, such as `calm.tasks.metrics.bleu`.
+    references: what metrics compare with, if not the target: a template or several, or a field
+      that holds a list of texts, such as '{answers[text]}'.
+    labels: names for the values of fields, as in {'label': ['negative', 'positive']} for 0 and 1,
+      or {'label': {'n': 'negative'}}.
+    name: of the task.
+
+  Raises:
+    FileNotFoundError: a path leads to no file.
+    ValueError: no split has a path, or a template cannot be read. On reading: a line is not UTF-8,
+      does not parse, or lacks a field; the message names file and line.
+  """
+  paths = {
+    split: path for split, path in zip(SPLITS, (train, validation, test), strict=True) if path
+  }
+  if not paths:
+    raise ValueError(
+      f'Task {name!r} has no files: set TRAIN_FILE, VALIDATION_FILE or TEST_FILE, for instance'
+      ' with --gin.TRAIN_FILE="\'data/train.jsonl\'".'
+    )
+  for split, path in paths.items():
+    _matches(path, f'{split.upper()}_FILE')
+  several = [references] if isinstance(references, str) else list(references or ())
+  form = _Form(
+    Template(inputs), Template(targets), tuple(map(Template, several)), dict(labels or {})
+  )
+
+  def read(split):
+    for where, record in read_records(paths[split]):
+      try:
+        yield {**form.fill(record), 'where': where}
+      except FieldError as error:
+        raise ValueError(f'{where}: {error}') from None
+
+  return text.task(name, text.PythonSource(read, list(paths)), vocabulary, metrics=metrics)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+  """What makes an example of a record."""
+
+  inputs: Template
+  targets: Template
+  references: tuple[Template, ...]
+  labels: dict[str, Any]
+
+  def fill(self, record):
+    targets = self.targets.fill(record, self.labels)
+    several = [one for t in self.references for one in t.fill_all(record, self.labels)]
+    example = {
+      'inputs': self.inputs.fill(record, self.labels),
+      'targets': targets,
+      'references': several or [targets],
+    }
+    try:
+      ''.join([example['inputs'], targets, *several]).encode('utf-8')
+    except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair.
+      raise FieldError(f'a text cannot be written as UTF-8: {error}.') from None
+    return example
+
+
+def _matches(path, macro):
+  """The files that a path or pattern stands for, sorted."""
+  path = os.fspath(path)
+  if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+    return [path]
+  found = sorted(tf.io.gfile.glob(path)) if '*' in path else []
+  if not found:
+    what = 'a folder, not a file' if tf.io.gfile.isdir(path) else 'no such file'
+    raise FileNotFoundError(f'{path}: {what}. Set {macro} to a file of JSON Lines or .tsv.')
+  return found
+
+
+def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields ('file:line', record) for every line of a file, or of all files of a pattern.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a line is not UTF-8 or does not parse, or the gzip file is damaged; the message
+      names file and line.
+  """
+  for one in _matches(path, 'the path'):
+    yield from _tsv(one) if re.search(r'\.tsv(\.gz)?$', one) else _json_lines(one)
+
+
+def _json_lines(path):
+  for where, line in _lines(path):
+    try:
+      record = json.loads(line)
+    except ValueError as error:
+      raise ValueError(f'{where}: not JSON: {error}.') from None
+    if not isinstance(record, dict):
+      raise ValueError(f'{where}: a JSON object is needed, as in {{"en": "..."}}.')
+    yield where, record
+
+
+def _tsv(path):
+  header = None
+  for where, line in _lines(path):
+    columns = line.split('\t')
+    if header is None:
+      header = columns
+      if len(set(header)) < len(header):
+        raise ValueError(f'{where}: a column name appears twice in the header line: {header}.')
+    elif len(columns) != len(header):
+      raise ValueError(f'{where}: {len(columns)} columns, but the header line has {len(header)}.')
+    else:
+      yield where, dict(zip(header, columns, strict=True))
+
+
+def _lines(path):
+  """('file:line', text) of the lines that are not blank."""
+  number = 0
+  try:
+    with _open(path) as file:
+      for number, line in enumerate(file, 1):
+        decoded = line.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
+        if decoded.strip():
+          yield f'{path}:{number}', decoded
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}:{number}: not UTF-8: {error}.') from None
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    raise ValueError(f'{path}:{number + 1}: the gzip file is damaged: {error}.') from None
+
+
+@contextlib.contextmanager
+def _open(path):
+  """A binary file, unpacked if it is gzip, whatever its name."""
+  with tf.io.gfile.GFile(path, 'rb') if text.is_remote(path) else open(path, 'rb') as file:
+    packed = file.read(2) == b'\x1f\x8b'
+    file.seek(0)
+    yield gzip.GzipFile(fileobj=file) if packed else file

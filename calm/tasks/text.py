@@ -1,0 +1,158 @@
+"""Tasks of text: what all tasks here have in common, and their examples as Python strings.
+
+A task maps `inputs` to `targets`, both of one vocabulary, both ending in EOS, as T5's do
+(Raffel et al., https://arxiv.org/abs/1910.10683). Its text can be read without the vocabulary, so
+that a vocabulary may be made of it.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+with contextlib.suppress(RuntimeError, ValueError):
+  # TensorFlow only reads here: accelerators and their memory are JAX's.
+  tf.config.set_visible_devices([], 'GPU')
+
+FEATURES = ('inputs', 'targets')
+# Cut to a length, if one is asked for, then closed by EOS, as in T5's own tasks.
+TOKENIZATION = (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim)
+
+_SIGNATURE = {
+  'inputs': tf.TensorSpec([], tf.string),
+  'targets': tf.TensorSpec([], tf.string),
+  'references': tf.TensorSpec([None], tf.string),
+  'where': tf.TensorSpec([], tf.string),
+}
+
+
+class PythonSource(seqio.FunctionDataSource):
+  """A seqio source over examples that a Python function yields.
+
+  `read(split)` yields dicts of `inputs` and `targets` (str), `references` (a list of str, the
+  texts that metrics accept) and `where` (str, names the example in errors).
+  """
+
+  def __init__(
+    self,
+    read: Callable[[str], Iterable[Mapping[str, Any]]],
+    splits: Sequence[str],
+    num_input_examples: Mapping[str, int] | None = None,
+  ):
+    self.read = read
+    super().__init__(self._dataset, splits, num_input_examples, caching_permitted=False)
+
+  def _dataset(self, split, shuffle_files=False, seed=None):
+    del shuffle_files, seed  # Examples come in their own order.
+    return tf.data.Dataset.from_generator(
+      lambda: iter(self.read(split)), output_signature=_SIGNATURE
+    )
+
+
+def task(
+  name: str,
+  source: seqio.DataSource,
+  vocabulary: seqio.Vocabulary,
+  *,
+  preprocessors: Sequence[Callable] = (),
+  postprocess_fn: Callable | None = None,
+  metrics: Callable | Sequence[Callable] = (),
+) -> seqio.Task:
+  """A seqio.Task, not registered, whose `preprocessors` make texts `inputs` and `targets`.
+
+  `metrics` are functions (targets, predictions) -> dict of floats. Without `postprocess_fn`,
+  targets are what `references` gives.
+  """
+  feature = seqio.Feature(vocabulary, add_eos=True)
+  return seqio.Task(
+    name,
+    source=source,
+    output_features={key: feature for key in FEATURES},
+    preprocessors=[*preprocessors, *TOKENIZATION],
+    postprocess_fn=postprocess_fn or references,
+    metric_fns=[metrics] if callable(metrics) else list(metrics),
+  )
+
+
+def references(text, example=None, is_target=False):
+  """The texts that metrics compare: of a target its references, of a prediction the text itself.
+
+  A target with a single reference is a str, one with several a list of str.
+  """
+  if not is_target:
+    return text
+  texts = [tf.compat.as_text(one) for one in (example or {}).get('references', ())] or [text]
+  return texts[0] if len(texts) == 1 else texts
+
+
+def check_split(task: seqio.Task, split: str):
+  """Raises a ValueError if the task has no such split."""
+  if split not in task.splits:
+    raise ValueError(
+      f'Task {task.name!r} has no split {split!r}, only {", ".join(sorted(task.splits))}. For a'
+      f' task over files, give its path ({split.upper()}_FILE).'
+    )
+
+
+def _is_tokenization(task):
+  """Whether the task ends in tokenisation and EOS as above, with text before."""
+  return tuple(task.preprocessors[-2:]) in (
+    TOKENIZATION,
+    (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos),
+  )
+
+
+def trims_before_eos(task: seqio.Task) -> bool:
+  """Whether a sequence that is cut still ends in EOS."""
+  return seqio.preprocessors.append_eos_after_trim in task.preprocessors
+
+
+def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
+  """Yields the examples of a split in order, before tokenisation, without the vocabulary.
+
+  Each has `inputs_pretokenized` and `targets_pretokenized` (str) and whatever else the task's
+  preprocessors leave for metrics, as Python and NumPy values (text as str).
+
+  Raises:
+    ValueError: no such split, or the task is not text followed by seqio's `tokenize` and
+      `append_eos_after_trim` or `append_eos`.
+  """
+  check_split(task, split)
+  if not _is_tokenization(task):
+    raise ValueError(
+      f'Task {task.name!r} does not end in seqio.preprocessors.tokenize and append_eos_after_trim'
+      ' (or append_eos), so its text cannot be told from its tokens.'
+    )
+  before = list(task.preprocessors[:-2])
+  if isinstance(task.source, PythonSource) and not before:
+    yield from map(_renamed, task.source.read(split))
+    return
+  text = task.replace(preprocessors=before, output_features={})
+  dataset = text.source.get_dataset(split=split, shuffle=False)
+  dataset = text.preprocess_postcache(dataset, sequence_length=None, seed=0)
+  for example in dataset.as_numpy_iterator():
+    yield _renamed(_decoded(example))
+
+
+def _renamed(example):
+  return {f'{key}_pretokenized' if key in FEATURES else key: v for key, v in example.items()}
+
+
+def _decoded(value):
+  """Bytes to str, inside dicts and arrays too."""
+  if isinstance(value, Mapping):
+    return {key: _decoded(item) for key, item in value.items()}
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  if isinstance(value, np.ndarray) and value.dtype == object:
+    return [_decoded(item) for item in value]
+  return value
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path is a URL such as gs://bucket/file, for TensorFlow's file systems to open."""
+  return '://' in os.fspath(path)

@@ -1,0 +1,153 @@
+"""Vocabularies: made of a task's own text, T5's, or bytes. Pad is 0, EOS 1, unknown 2."""
+
+import io
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+
+import seqio
+import sentencepiece as sentencepiece_library
+import tensorflow as tf
+import tqdm
+
+from calm.tasks import text
+
+T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
+
+# SentencePiece skips longer sentences without a word (its max_sentence_length), so longer texts
+# are cut between words.
+_MAX_SENTENCE_BYTES = 4000
+
+
+class MissingVocabularyError(FileNotFoundError):
+  """There is no vocabulary where the configuration looks for it."""
+
+
+def byte_vocabulary() -> seqio.Vocabulary:
+  """The 256 bytes of UTF-8, from id 3, as in ByT5 (https://arxiv.org/abs/2105.13626)."""
+  return seqio.ByteVocabulary(extra_ids=0)
+
+
+def t5() -> seqio.Vocabulary:
+  """The 32000 pieces and 100 sentinels of T5's checkpoints, read from Google's public bucket."""
+  return sentencepiece(T5_VOCABULARY, extra_ids=100)
+
+
+def sentencepiece(path: str, extra_ids: int = 0) -> seqio.Vocabulary:
+  """The SentencePiece model at `path`, with `extra_ids` sentinels after its own pieces.
+
+  The file is read when first needed: text can be read, and a vocabulary made of it, before.
+
+  Raises:
+    MissingVocabularyError: on first use, if there is no such file.
+  """
+  return _SentencePieceVocabulary(os.fspath(path), extra_ids=extra_ids)
+
+
+def in_workdir(workdir: str) -> str:
+  """Where a run keeps a vocabulary of its own: `vocabulary.model` in its workdir."""
+  return os.path.join(workdir, 'vocabulary.model')
+
+
+class _SentencePieceVocabulary(seqio.SentencePieceVocabulary):
+  """Says how to come by a missing file."""
+
+  def _model_context(self):
+    if self._model is None and not tf.io.gfile.exists(self.sentencepiece_model_file):
+      raise MissingVocabularyError(
+        f'No vocabulary {self.sentencepiece_model_file}: make it with `calm vocab`, with the '
+        'options that `calm train` is given, or set VOCABULARY_PATH.'
+      )
+    return super()._model_context()
+
+
+def write_vocabulary(
+  task: seqio.Task,
+  path: str,
+  vocab_size: int,
+  *,
+  split: str = 'train',
+  max_examples: int | None = 2_000_000,
+  byte_fallback: bool = False,
+  overwrite: bool = False,
+) -> str:
+  """Trains a SentencePiece vocabulary (unigram) from a task's inputs and targets; returns `path`.
+
+  Kudo, https://arxiv.org/abs/1804.10959. A vocabulary that is there already is left as it is
+  unless `overwrite`: the weights trained with it know no other.
+
+  Args:
+    task: text in, text out; its own vocabulary is not needed.
+    path: file to write.
+    vocab_size: pieces in all, pad, EOS and unknown included.
+    split: of the task.
+    max_examples: read no more than so many.
+    byte_fallback: spell unknown characters in bytes; takes 256 pieces.
+
+  Raises:
+    ValueError: the split is empty, or its text has no use for, or needs more than, vocab_size
+      pieces.
+  """
+  if tf.io.gfile.exists(path) and not overwrite:
+    print(f'{path} is there already and stays as it is.', file=sys.stderr)
+    return path
+  sentences = _sentences(itertools.islice(text.examples(task, split), max_examples))
+  first = next(sentences, None)
+  if first is None:
+    raise ValueError(f'Split {split!r} of task {task.name!r} has no text.')
+  model = io.BytesIO()
+  try:
+    sentencepiece_library.SentencePieceTrainer.train(
+      sentence_iterator=iter(
+        tqdm.tqdm(itertools.chain([first], sentences), 'reading', unit=' texts', disable=None)
+      ),
+      model_writer=model,
+      vocab_size=vocab_size,
+      model_type='unigram',
+      character_coverage=1.0,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      byte_fallback=byte_fallback,
+      max_sentence_length=2 * _MAX_SENTENCE_BYTES,
+      num_threads=1,  # The result depends on their number.
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise ValueError(f'No vocabulary of {vocab_size} pieces (VOCAB_SIZE): {error}') from None
+  _write_atomically(path, model.getvalue())
+  print(f'Wrote {path}: {vocab_size} pieces.', file=sys.stderr)
+  return path
+
+
+def _sentences(examples: Iterable[dict]) -> Iterator[str]:
+  """Inputs and targets, long ones in parts, empty ones left out."""
+  for example in examples:
+    for feature in text.FEATURES:
+      yield from _parts(example[f'{feature}_pretokenized'])
+
+
+def _parts(sentence: str) -> Iterator[str]:
+  """Cuts a text between words into parts that SentencePiece does not skip."""
+  part: list[str] = []
+  size = 0
+  for word in sentence.split():
+    size += len(word.encode('utf-8')) + 1
+    if size > _MAX_SENTENCE_BYTES and part:
+      yield ' '.join(part)
+      part, size = [], len(word.encode('utf-8')) + 1
+    part.append(word)
+  if part:
+    yield ' '.join(part)
+
+
+def _write_atomically(path, content):
+  folder = os.path.dirname(path)
+  if folder:
+    tf.io.gfile.makedirs(folder)
+  temporary = f'{path}.{os.getpid()}'
+  with tf.io.gfile.GFile(temporary, 'wb') as file:
+    file.write(content)
+  tf.io.gfile.rename(temporary, path, overwrite=True)
