@@ -92,9 +92,7 @@ def lookup(record: Mapping[str, Any], path: Sequence[str]) -> Any:
       value = value[key]
     elif isinstance(value, list):
       if not key.isdecimal():
-        raise FieldError(
-          f'{_name(path[:depth])} is a list, so {here} needs a number, not {key!r}.'
-        )
+        raise FieldError(f'{_name(path[:depth])} is a list, so {here} needs a number, not {key!r}.')
       if int(key) >= len(value):
         raise FieldError(f'no item {here}: the list has {len(value)}.')
       value = value[int(key)]

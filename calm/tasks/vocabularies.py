@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-import seqio
 import sentencepiece as sentencepiece_library
+import seqio
 import tensorflow as tf
 import tqdm
 

@@ -1,0 +1,177 @@
+"""Metrics of generated text: functions of (targets, predictions) that return named numbers.
+
+A target is a text or, where several answers are right, a list of texts. Scores run from 0 to 100,
+correlations from -100 to 100. All raise ValueError if there is nothing to score or the numbers of
+targets and predictions differ.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import sacrebleu
+import scipy.stats
+from rouge_score import rouge_scorer
+
+Targets = Sequence[str | Sequence[str]]
+
+
+def _references(target) -> list[str]:
+  return [target] if isinstance(target, str) else list(target)
+
+
+def _check(targets, predictions):
+  if len(targets) != len(predictions):
+    raise ValueError(f'{len(targets)} targets for {len(predictions)} predictions.')
+  if not len(targets):
+    raise ValueError('There are no predictions to score.')
+
+
+def _streams(targets):
+  """References as sacrebleu takes them: the first of every example, the second of every, ..."""
+  several = [_references(target) for target in targets]
+  most = max(map(len, several))
+  return [[refs[i] if i < len(refs) else None for refs in several] for i in range(most)]
+
+
+def bleu(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+  """Corpus BLEU of sacrebleu with its default tokenisation ('13a') and smoothing.
+
+  Papineni et al., https://aclanthology.org/P02-1040; Post, https://arxiv.org/abs/1804.08771.
+  """
+  _check(targets, predictions)
+  return {'bleu': sacrebleu.corpus_bleu(list(predictions), _streams(targets)).score}
+
+
+def chrf(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+  """Corpus chrF2 of sacrebleu. Popovic, https://aclanthology.org/W15-3049."""
+  _check(targets, predictions)
+  return {'chrf': sacrebleu.corpus_chrf(list(predictions), _streams(targets)).score}
+
+
+def rouge(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+  """ROUGE-1, ROUGE-2 and ROUGE-Lsum F-measures with stemming off, the best reference's each.
+
+  Lin, https://aclanthology.org/W04-1013; sentences are split at newlines, as in T5's evaluation,
+  after ' . ' has been made one.
+  """
+  _check(targets, predictions)
+  names = ('rouge1', 'rouge2', 'rougeLsum')
+  scorer = rouge_scorer.RougeScorer(names)
+  scores = collections.defaultdict(list)
+  for target, prediction in zip(targets, predictions, strict=True):
+    of_references = [
+      scorer.score(_sentence_lines(reference), _sentence_lines(prediction))
+      for reference in _references(target)
+    ]
+    for name in names:
+      scores[name].append(max(score[name].fmeasure for score in of_references))
+  return {name: 100 * float(np.mean(values)) for name, values in scores.items()}
+
+
+def _sentence_lines(text):
+  return text.replace(' . ', ' .\n')
+
+
+def exact_match(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+  """Share of predictions that are, character for character, one of the target's texts."""
+  _check(targets, predictions)
+  pairs = zip(targets, predictions, strict=True)
+  return {'exact_match': 100 * float(np.mean([p in _references(t) for t, p in pairs]))}
+
+
+def accuracy(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+  """Share of predictions that are the target's label."""
+  return {'accuracy': exact_match(targets, predictions)['exact_match']}
+
+
+def normalize_answer(text: str) -> str:
+  """SQuAD's normal form: lower case, no punctuation, no articles, single spaces.
+
+  Rajpurkar et al., https://arxiv.org/abs/1606.05250.
+  """
+  text = ''.join(c for c in text.lower() if c not in string.punctuation)
+  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
+
+
+def token_f1(reference: str, prediction: str) -> float:
+  """F1 in [0, 1] of the words that two texts share, after `normalize_answer`."""
+  words, predicted = normalize_answer(reference).split(), normalize_answer(prediction).split()
+  if not words or not predicted:
+    return float(words == predicted)
+  shared = sum((collections.Counter(words) & collections.Counter(predicted)).values())
+  return 2 * shared / (len(words) + len(predicted))
+
+
+def squad(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+  """SQuAD's exact match and token F1 after normalisation, the best answer's each."""
+  _check(targets, predictions)
+  matches, f1s = [], []
+  for target, prediction in zip(targets, predictions, strict=True):
+    answers = _references(target)
+    matches.append(any(normalize_answer(a) == normalize_answer(prediction) for a in answers))
+    f1s.append(max(token_f1(answer, prediction) for answer in answers))
+  return {'em': 100 * float(np.mean(matches)), 'f1': 100 * float(np.mean(f1s))}
+
+
+def binary_f1(positive: str) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
+  """F1 of one label: a metric function for tasks where `positive` is to be found."""
+
+  def f1(targets, predictions):
+    _check(targets, predictions)
+    return {'f1': 100 * _f1_of(positive, targets, predictions)}
+
+  return f1
+
+
+def macro_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+  """Mean over the targets' labels of each label's F1; other predictions count as wrong."""
+  _check(targets, predictions)
+  labels = sorted(set(targets))
+  f1s = [_f1_of(label, targets, predictions) for label in labels]
+  return {'macro_f1': 100 * float(np.mean(f1s))}
+
+
+def _f1_of(label, targets, predictions):
+  pairs = [(t == label, p == label) for t, p in zip(targets, predictions, strict=True)]
+  hits = sum(t and p for t, p in pairs)
+  total = sum(t for t, _ in pairs) + sum(p for _, p in pairs)
+  return 2 * hits / total if total else 0.0
+
+
+def matthews(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+  """Matthews correlation of labels, for two or more of them; 0 where it is not defined.
+
+  Gorodkin, https://doi.org/10.1016/j.compbiolchem.2004.09.006.
+  """
+  _check(targets, predictions)
+  labels = {label: i for i, label in enumerate(sorted({*targets, *predictions}))}
+  confusion = np.zeros((len(labels), len(labels)))
+  for target, prediction in zip(targets, predictions, strict=True):
+    confusion[labels[target], labels[prediction]] += 1
+  true, predicted, total = confusion.sum(1), confusion.sum(0), confusion.sum()
+  covariance = np.trace(confusion) * total - true @ predicted
+  spread = np.sqrt(total**2 - true @ true) * np.sqrt(total**2 - predicted @ predicted)
+  return {'matthews': 100 * float(covariance / spread) if spread else 0.0}
+
+
+def pearson_spearman(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+  """Pearson's and Spearman's correlation of texts that are numbers; others count as 0."""
+  _check(targets, predictions)
+  x, y = ([_number(text) for text in texts] for texts in (targets, predictions))
+  if len(set(x)) < 2 or len(set(y)) < 2:  # Constant: not defined.
+    return {'pearson': 0.0, 'spearman': 0.0}
+  return {
+    'pearson': 100 * float(scipy.stats.pearsonr(x, y)[0]),
+    'spearman': 100 * float(scipy.stats.spearmanr(x, y)[0]),
+  }
+
+
+def _number(text):
+  try:
+    value = float(text)
+  except ValueError:
+    return 0.0
+  return value if np.isfinite(value) else 0.0
