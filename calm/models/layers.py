@@ -144,10 +144,10 @@ def relative_position_bucket(distance, *, bidirectional, num_buckets=32, max_dis
   attention spends half of the buckets on each direction. Raffel et al., section 2.1,
   https://arxiv.org/abs/1910.10683.
   """
-  offset = 0
+  offset = jnp.zeros_like(distance)
   if bidirectional:
     num_buckets //= 2
-    offset = jnp.where(distance > 0, num_buckets, 0)
+    offset = jnp.where(distance > 0, num_buckets, offset)
     distance = jnp.abs(distance)
   else:
     distance = jnp.maximum(-distance, 0)
@@ -178,7 +178,7 @@ class RelativePositionBias(nn.Module):
       num_buckets=self.num_buckets,
       max_distance=self.max_distance,
     )
-    return table[:, buckets][None]
+    return jnp.asarray(table)[:, buckets][None]
 
 
 def attention_mask(query_valid, key_valid, query_segments=None, key_segments=None):

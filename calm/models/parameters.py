@@ -1,0 +1,68 @@
+"""The parameters of a T5Config as flat names and shapes, and whether others fit them.
+
+A flat name is the path in the parameter tree, joined by '/': 'decoder/layers_0/mlp/wo/kernel'.
+"""
+
+import functools
+
+import jax
+from flax import traverse_util
+
+from calm.models import t5
+
+
+def shapes(config):
+  """The shape of every parameter of T5(config), by flat name. Nothing is allocated."""
+  return dict(_shapes(config))
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(config):
+  tree = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+  return tuple((name, value.shape) for name, value in flatten(tree).items())
+
+
+def flatten(params):
+  """A nested dict of arrays as one dict by flat name."""
+  return traverse_util.flatten_dict(params, sep='/')
+
+
+def unflatten(flat):
+  """The inverse of `flatten`: a plain nested dict."""
+  return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def require_fit(where, expected, found, settings=()):
+  """Checks found shapes against expected ones, both dicts by name.
+
+  Args:
+    where: what was looked at, to begin the message with.
+    expected: the shape that each parameter must have.
+    found: the shape that each parameter has.
+    settings: lines about settings that differ, where shapes cannot tell.
+
+  Raises:
+    ValueError: something differs; the message lists all that is missing, all that is unexpected,
+      and every shape that differs.
+  """
+  missing = [f'{name} {_shape(expected[name])}' for name in sorted(expected.keys() - found.keys())]
+  unexpected = [f'{name} {_shape(found[name])}' for name in sorted(found.keys() - expected.keys())]
+  different = [
+    f'{name}: expected {_shape(expected[name])}, found {_shape(found[name])}'
+    for name in sorted(expected.keys() & found.keys())
+    if tuple(expected[name]) != tuple(found[name])
+  ]
+  if not (missing or unexpected or different or settings):
+    return
+  lists = {'missing': missing, 'unexpected': unexpected, 'shapes that differ': different}
+  if settings:
+    lists['settings that differ'] = list(settings)
+  text = ''.join(
+    f'\n{title}: {len(lines) or "none"}' + ''.join(f'\n  {line}' for line in lines)
+    for title, lines in lists.items()
+  )
+  raise ValueError(f'{where} does not fit the model.{text}')
+
+
+def _shape(shape):
+  return '[' + ', '.join(map(str, shape)) + ']'

@@ -1,0 +1,65 @@
+"""Small T5s with random weights for the tests of this folder."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from calm.models import parameters
+
+FIXTURES = Path(__file__).parents[2] / 'fixtures'
+
+
+def _varied(config, seed=7):
+  generator = np.random.default_rng(seed)
+  flat = {}
+  for name, shape in parameters.shapes(config).items():
+    value = generator.standard_normal(shape, np.float32)
+    if name.endswith('decoder_norm/scale'):
+      value *= 2  # Of either sign: else a tied head would repeat the last token.
+    elif name.endswith('scale'):
+      value = 1 + 0.3 * value
+    elif name.endswith('query/kernel'):
+      value *= 1.5 / np.sqrt(shape[0] * config.head_dim)
+    elif name.endswith('kernel'):
+      value *= 1.5 / np.sqrt(shape[0])
+    flat[name] = value.astype(np.float32)
+  return parameters.unflatten(flat)
+
+
+@pytest.fixture(scope='session')
+def varied_params():
+  """Makes params of a config in which no parameter is trivial: no norm is 1, no bias 0."""
+  return _varied
+
+
+@pytest.fixture(scope='session')
+def ragged_tokens():
+  """Makes int32 tokens [rows, length] in [2, vocab_size): row i has lengths[i], then padding."""
+
+  def make(config, lengths, seed=5):
+    length = max(lengths)
+    tokens = np.random.default_rng(seed).integers(2, config.vocab_size, (len(lengths), length))
+    return np.where(np.arange(length) < np.array(lengths)[:, None], tokens, 0).astype(np.int32)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def equal_trees():
+  """Whether two parameter trees have equal names, types and bits."""
+
+  def equal(ours, others):
+    assert jax.tree.structure(ours) == jax.tree.structure(others)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(others), strict=True):
+      assert a.dtype == b.dtype
+      np.testing.assert_array_equal(a, b)
+
+  return equal
+
+
+@pytest.fixture(scope='session')
+def fixtures():
+  """The folder of stored checkpoints."""
+  return FIXTURES
