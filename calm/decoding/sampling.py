@@ -81,19 +81,21 @@ class Sampling:
 def check(rule):
   """Raises ValueError for settings outside their range; traced ones are not looked at."""
 
-  def known(value):
-    return value is not None and not isinstance(value, jax.core.Tracer)
-
   if rule.num_samples < 1:
     raise ValueError(f'num_samples must be at least 1, not {rule.num_samples}.')
   if not isinstance(rule, Sampling):
     return
-  if known(rule.temperature) and not 0 <= rule.temperature < float('inf'):
+  temperature, top_k, top_p = map(_known, (rule.temperature, rule.top_k, rule.top_p))
+  if temperature is not None and not 0 <= temperature < float('inf'):
     raise ValueError(f'temperature must be 0 or more, not {rule.temperature}.')
-  if known(rule.top_k) and rule.top_k < 1:
+  if top_k is not None and top_k < 1:
     raise ValueError(f'top_k must be at least 1, not {rule.top_k}; None keeps all tokens.')
-  if known(rule.top_p) and not 0 < rule.top_p <= 1:
+  if top_p is not None and not 0 < top_p <= 1:
     raise ValueError(f'top_p must be in (0, 1], not {rule.top_p}; None keeps all tokens.')
+
+
+def _known(value):
+  return None if value is None or isinstance(value, jax.core.Tracer) else float(value)
 
 
 def likeliest(logits):

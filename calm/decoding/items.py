@@ -1,0 +1,169 @@
+"""What is to be decoded: lines, records of files or examples of a task, as tokens.
+
+Text is read as it comes: plain lines or JSON Lines, from a file or a pipe, gzip or not.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import gzip
+import io
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from calm.tasks.templates import Template
+
+STANDARD_INPUT = '-'
+FORMATS = ('lines', 'jsonl')
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """One input, and what its line of output begins with."""
+
+  index: int
+  tokens: np.ndarray  # int32[n] that end in EOS; empty if there is nothing to decode
+  head: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Reads the inputs of a file, or of standard input ('-'), in their order.
+
+  Plain lines fill the one field of `template`, and a blank one gives an empty prediction, so that
+  lines of output and input correspond. Records of JSON Lines (or .tsv files with a header line)
+  fill it by their fields, which the output repeats.
+
+  Raises:
+    ValueError: the format or the template does not fit.
+  """
+
+  path: str
+  tokenize: Callable[[str, str], np.ndarray]  # of a text and where it stands
+  template: str = '{inputs}'
+  input_format: str | None = None  # 'lines', 'jsonl', or by the path's ending
+
+  def __post_init__(self):
+    if self.input_format not in (None, *FORMATS):
+      raise ValueError(f'input_format is {self.input_format!r}, not one of {FORMATS} or None.')
+    fields = {path for _, path in self._template.parts if path is not None}
+    if not fields:
+      raise ValueError(f'Template {self.template!r} has no field, as in {{inputs}}.')
+    if not self._has_records and (len(fields) > 1 or any(len(path) > 1 for path in fields)):
+      raise ValueError(
+        f'Template {self.template!r} needs records, but {self.path} is read as plain lines, which'
+        " fill a single field. Give JSON Lines (input_format = 'jsonl', or a name in .jsonl)."
+      )
+
+  @property
+  def rereadable(self) -> bool:
+    """Whether the inputs can be read more than once."""
+    return self.path != STANDARD_INPUT and not _is_pipe(self.path)
+
+  def __iter__(self) -> Iterator[Item]:
+    """Yields items.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line is not UTF-8, does not parse, lacks a field, or is too long; the message
+        names file and line.
+    """
+    read = self._records if self._has_records else self._lines
+    for index, (where, text, head) in enumerate(read()):
+      tokens = np.zeros(0, np.int32) if text is None else self.tokenize(text, where)
+      yield Item(index, tokens, {'index': index, **head})
+
+  @functools.cached_property
+  def _template(self):
+    return Template(self.template)
+
+  @property
+  def _has_records(self):
+    if self.input_format is None:
+      return re.search(r'\.(jsonl?|tsv)(\.gz)?$', self.path) is not None
+    return self.input_format == 'jsonl'
+
+  def _lines(self):
+    (field,) = {path[0] for _, path in self._template.parts if path is not None}
+    for where, line in _text_lines(self.path):
+      text = self._template.fill({field: line}, {}) if line.strip() else None
+      yield where, text, {'inputs': line if text is None else text}
+
+  def _records(self):
+    from calm.tasks import files
+
+    for where, record in files.read_records(self.path) if self.rereadable else self._streamed():
+      try:
+        text = self._template.fill(record, {})
+      except ValueError as error:
+        raise ValueError(f'{where}: {error}') from None
+      yield where, text, {'inputs': text, **record}
+
+  def _streamed(self):
+    for where, line in _text_lines(self.path):
+      if not line.strip():
+        continue
+      try:
+        record = json.loads(line)
+      except ValueError as error:
+        raise ValueError(f'{where}: not JSON: {error}.') from None
+      if not isinstance(record, dict):
+        raise ValueError(f'{where}: a JSON object is needed, as in {{"inputs": "..."}}.')
+      yield where, record
+
+
+def of_examples(examples: Iterable[Any]) -> list[Item]:
+  """Items of `calm.tasks.batches.Example`s."""
+  return [
+    Item(
+      example.index,
+      np.asarray(example.inputs, np.int32),
+      {'index': example.index, 'inputs': example.inputs_text, 'targets': example.targets_text},
+    )
+    for example in examples
+  ]
+
+
+def _is_pipe(path):
+  return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def _text_lines(path):
+  """('file:line', text) of all lines, blank ones too, as soon as they arrive."""
+  name = 'standard input' if path == STANDARD_INPUT else path
+  number = 0
+  try:
+    with _open(path) as file:
+      for number, line in enumerate(file, 1):
+        decoded = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+        yield f'{name}:{number}', decoded.rstrip('\r\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{name}:{number}: not UTF-8: {error}.') from None
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    raise ValueError(f'{name}:{number + 1}: the gzip file is damaged: {error}.') from None
+
+
+@contextlib.contextmanager
+def _open(path):
+  """A binary file, or standard input, unpacked if it is gzip."""
+  with contextlib.ExitStack() as stack:
+    if path == STANDARD_INPUT:
+      file: Any = sys.stdin.buffer
+    else:
+      if not os.path.exists(path) or os.path.isdir(path):
+        what = 'a folder, not a file' if os.path.isdir(path) else 'no such file'
+        raise FileNotFoundError(
+          f'{path}: {what}. Set --input (DECODE_INPUT) to a file of lines or JSON Lines, or to'
+          " '-' for standard input."
+        )
+      file = stack.enter_context(open(path, 'rb'))
+    if not isinstance(file, io.BufferedReader):
+      file = io.BufferedReader(file)
+    yield gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b'\x1f\x8b' else file

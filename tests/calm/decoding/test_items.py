@@ -1,0 +1,183 @@
+"""Reading inputs: plain lines and records, files, pipes and standard input."""
+
+import gzip
+import io
+import os
+import types
+
+import numpy as np
+import pytest
+
+from calm.decoding import items
+
+
+def tokenize(text, where):
+  """Lengths of words and EOS; longer texts than five words are refused."""
+  words = text.split()
+  if len(words) > 5:
+    raise ValueError(f'{where}: too long')
+  return np.array([*map(len, words), 1], np.int32)
+
+
+def read(path, **options):
+  """All items of a file."""
+  return list(items.Reader(str(path), tokenize, **options))
+
+
+def heads(path, **options):
+  """What the lines of output would begin with."""
+  return [dict(item.head) for item in read(path, **options)]
+
+
+@pytest.fixture
+def file(tmp_path):
+  """Writes bytes or text to a file and returns its path."""
+
+  def write(name, content):
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+  return write
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+  """Sets what standard input holds."""
+
+  def write(content):
+    buffer = io.BytesIO(content.encode())
+    monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=buffer))
+
+  return write
+
+
+def test_a_line_fills_the_only_field_of_the_template(file):
+  path = file('a.txt', 'one\ntwo three\n')
+  found = read(path, template='translate: {en}')
+  assert [item.head for item in found] == [
+    {'index': 0, 'inputs': 'translate: one'},
+    {'index': 1, 'inputs': 'translate: two three'},
+  ]
+  np.testing.assert_array_equal(found[1].tokens, [10, 3, 5, 1])
+
+
+def test_a_blank_line_has_nothing_to_decode_but_its_place(file):
+  found = read(file('a.txt', 'one\n\n \nfour\n'), template='translate: {en}')
+  assert [len(item.tokens) for item in found] == [3, 0, 0, 3]
+  assert [item.index for item in found] == [0, 1, 2, 3]
+  assert found[1].head['inputs'] == ''
+
+
+@pytest.mark.parametrize(
+  ('content', 'expected'),
+  [
+    ('', []),
+    ('a', ['a']),
+    ('a\nb', ['a', 'b']),
+    ('a\r\nb\r\n', ['a', 'b']),
+    ('\ufeffa\nb\n', ['a', 'b']),
+    ('é\u2028x\n', ['é\u2028x']),
+  ],
+)
+def test_lines_end_where_files_end_them(file, content, expected):
+  for path in (file('a.txt', content), file('a.gz', gzip.compress(content.encode()))):
+    assert [head['inputs'] for head in heads(path)] == expected
+
+
+def test_records_fill_the_template_and_keep_their_fields(file):
+  path = file('a.jsonl', '{"en": "one", "id": 7}\n\n{"en": "two", "id": [null]}\n')
+  assert heads(path, template='say: {en}') == [
+    {'index': 0, 'inputs': 'say: one', 'en': 'one', 'id': 7},
+    {'index': 1, 'inputs': 'say: two', 'en': 'two', 'id': [None]},
+  ]
+
+
+def test_a_records_own_inputs_and_index_are_kept(file):
+  path = file('a.json', '{"inputs": "one", "index": "x"}\n')
+  assert heads(path, template='say: {inputs}') == [{'index': 'x', 'inputs': 'one'}]
+
+
+def test_tsv_has_records_too(file):
+  assert heads(file('a.tsv', 'en\tfr\none\tun\n'), template='{en}')[0]['fr'] == 'un'
+
+
+def test_the_format_may_be_given(file):
+  content = '{"inputs": "one"}\n'
+  assert heads(file('a.txt', content), input_format='jsonl')[0]['inputs'] == 'one'
+  assert heads(file('a.jsonl', content), input_format='lines')[0]['inputs'] == content.strip()
+
+
+def test_standard_input_has_lines_or_records(stdin):
+  stdin('one\ntwo\n')
+  assert [head['inputs'] for head in heads('-')] == ['one', 'two']
+  stdin('{"inputs": "one", "id": 7}\n\n{"inputs": "two", "id": 8}\n')
+  assert [head['id'] for head in heads('-', input_format='jsonl')] == [7, 8]
+
+
+def test_a_line_of_a_pipe_is_there_before_the_next_is_written():
+  out, into = os.pipe()
+  reader = items.Reader(f'/dev/fd/{out}', tokenize)
+  assert not reader.rereadable
+  os.write(into, b'one\n')
+  found = iter(reader)
+  assert next(found).head['inputs'] == 'one'
+  os.write(into, b'two\n')
+  assert next(found).head['inputs'] == 'two'
+  os.close(into)
+  assert next(found, None) is None
+  os.close(out)
+
+
+def test_only_files_can_be_read_again(file):
+  assert items.Reader(str(file('a.txt', '')), tokenize).rereadable
+  assert not items.Reader('-', tokenize).rereadable
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'message'),
+  [
+    ('a.txt', 'ok\n1 2 3 4 5 6\n', 'a.txt:2: too long'),
+    ('a.txt', b'ok\n\xff\n', 'a.txt:2: not UTF-8'),
+    ('a.txt.gz', gzip.compress(b'ok\n')[:-6], 'a.txt.gz:2: the gzip file is damaged'),
+    ('a.jsonl', '{"inputs": "1"}\n{"inputs"\n', 'a.jsonl:2: not JSON'),
+    ('a.jsonl', '{"inputs": "1"}\n\n{"text": "2"}\n', "a.jsonl:3: no field 'inputs'"),
+    ('a.jsonl', '{"inputs": "1 2 3 4 5 6"}\n', 'a.jsonl:1: too long'),
+  ],
+)
+def test_a_bad_line_is_named(file, name, content, message):
+  with pytest.raises(ValueError, match=message):
+    read(file(name, content))
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [('{"inputs"\n', 'standard input:1: not JSON'), ('3\n', 'standard input:1: a JSON object')],
+)
+def test_a_bad_record_of_standard_input_is_named(stdin, content, message):
+  stdin(content)
+  with pytest.raises(ValueError, match=message):
+    read('-', input_format='jsonl')
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'none.txt: no such file. Set --input'):
+    read(tmp_path / 'none.txt')
+  with pytest.raises(FileNotFoundError, match=r'none.jsonl'):
+    read(tmp_path / 'none.jsonl')
+  with pytest.raises(FileNotFoundError, match='a folder, not a file'):
+    read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('path', 'options', 'message'),
+  [
+    ('a.txt', {'template': 'say it'}, 'has no field'),
+    ('a.txt', {'template': '{a} {b}'}, 'a.txt is read as plain lines'),
+    ('-', {'template': '{a[b]}'}, 'needs records'),
+    ('a.txt', {'input_format': 'csv'}, "input_format is 'csv'"),
+  ],
+)
+def test_settings_that_do_not_fit_are_named(path, options, message):
+  with pytest.raises(ValueError, match=message):
+    items.Reader(path, tokenize, **options)
