@@ -69,7 +69,7 @@ def task(
     )
   for split, path in paths.items():
     _matches(path, f'{split.upper()}_FILE')
-  several = [references] if isinstance(references, str) else list(references or ())
+  several: Sequence[str] = [references] if isinstance(references, str) else references or ()
   form = _Form(
     Template(inputs), Template(targets), tuple(map(Template, several)), dict(labels or {})
   )

@@ -134,6 +134,20 @@ def macro_f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, fl
   return {'macro_f1': 100 * float(np.mean(f1s))}
 
 
+def multirc(targets: Sequence[tuple[str, str]], predictions: Sequence[str]) -> dict[str, float]:
+  """F1 of 'True' over all answers (F1a), and the share of questions with every answer right.
+
+  A target is (question, label); the answers to a question have the same. Khashabi et al.,
+  https://aclanthology.org/N18-1023.
+  """
+  _check(targets, predictions)
+  questions: dict[str, bool] = {}
+  for (question, label), prediction in zip(targets, predictions, strict=True):
+    questions[question] = questions.get(question, True) and label == prediction
+  f1 = _f1_of('True', [label for _, label in targets], predictions)
+  return {'f1a': 100 * f1, 'em': 100 * float(np.mean(list(questions.values())))}
+
+
 def _f1_of(label, targets, predictions):
   pairs = [(t == label, p == label) for t, p in zip(targets, predictions, strict=True)]
   hits = sum(t and p for t, p in pairs)

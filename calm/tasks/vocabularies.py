@@ -116,7 +116,8 @@ def write_vocabulary(
       minloglevel=2,
     )
   except RuntimeError as error:
-    raise ValueError(f'No vocabulary of {vocab_size} pieces (VOCAB_SIZE): {error}') from None
+    reason = str(error).rpartition('] ')[-1]  # After the place in SentencePiece's own source.
+    raise ValueError(f'No vocabulary of {vocab_size} pieces (VOCAB_SIZE): {reason}') from None
   _write_atomically(path, model.getvalue())
   print(f'Wrote {path}: {vocab_size} pieces.', file=sys.stderr)
   return path
@@ -148,6 +149,11 @@ def _write_atomically(path, content):
   if folder:
     tf.io.gfile.makedirs(folder)
   temporary = f'{path}.{os.getpid()}'
-  with tf.io.gfile.GFile(temporary, 'wb') as file:
-    file.write(content)
-  tf.io.gfile.rename(temporary, path, overwrite=True)
+  try:
+    with tf.io.gfile.GFile(temporary, 'wb') as file:
+      file.write(content)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  except BaseException:
+    if tf.io.gfile.exists(temporary):
+      tf.io.gfile.remove(temporary)
+    raise

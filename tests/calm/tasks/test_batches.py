@@ -1,0 +1,299 @@
+"""Batches hold every example whole, in an order that can be restored anywhere."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from calm.tasks import batches, text, vocabularies
+
+LENGTHS = {'inputs_length': 29, 'targets_length': 31}
+FEATURES = [('encoder_input_tokens', 'encoder'), ('decoder_target_tokens', 'decoder')]
+
+
+def stream(task, batch_size=4, shard=(0, 1), **options):
+  options = {**LENGTHS, **options}
+  return batches.train_batches(
+    task, batch_size=batch_size, shard_index=shard[0], num_shards=shard[1], **options
+  )
+
+
+def take(iterator, number):
+  return list(itertools.islice(iterator, number))
+
+
+def assert_same(first, second):
+  assert len(first) == len(second)
+  for one, other in zip(first, second, strict=True):
+    assert one.keys() == other.keys()
+    for key in one:
+      np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+
+
+def segments(batch):
+  """(inputs, targets) of every segment of every row, as tuples of tokens."""
+  for row in range(len(batch['encoder_input_tokens'])):
+    for segment in range(1, batch['encoder_segment_ids'][row].max() + 1):
+      yield tuple(
+        tuple(batch[tokens][row][batch[f'{side}_segment_ids'][row] == segment].tolist())
+        for tokens, side in FEATURES
+      )
+
+
+def pairs(task, split='train'):
+  """(inputs, targets) of every example of a split, as tuples of tokens."""
+  examples = batches.evaluation_examples(task, split, inputs_length=999)
+  return [(tuple(one.inputs.tolist()), tuple(one.targets.tolist())) for one in examples]
+
+
+@pytest.fixture(params=['bytes', 'sentencepiece'])
+def any_task(request, translation, tmp_path):
+  """A task in bytes, and one in pieces with unknown characters and odd spaces."""
+  if request.param == 'bytes':
+    return translation()
+  path = vocabularies.write_vocabulary(translation(), str(tmp_path / 'sp.model'), 41)
+  records = [{'en': '  two \N{SNOWMAN}  words ', 'fr': ''}, {'en': '', 'fr': 'é\u00a0日\n'}]
+  return translation(records, vocabulary=vocabularies.sentencepiece(path))
+
+
+@pytest.mark.parametrize('length', [99, 7, 1])
+def test_tokens_are_those_of_seqio(any_task, length):
+  examples = batches.evaluation_examples(any_task, 'train', inputs_length=length, truncate=True)
+  expected = any_task.get_dataset({'inputs': length, 'targets': 99}, 'train', shuffle=False)
+  for example, other in zip(examples, expected.as_numpy_iterator(), strict=True):
+    np.testing.assert_array_equal(example.inputs, other['inputs'])
+    np.testing.assert_array_equal(example.targets, other['targets'])
+    assert example.inputs_text == other['inputs_pretokenized'].decode()
+    assert example.targets_text == other['targets_pretokenized'].decode()
+
+
+def test_batches_have_the_names_shapes_and_type_of_seqio(translation):
+  task = translation()
+  (batch,) = take(stream(task, 4), 1)
+  encoder = {'encoder_input_tokens', 'encoder_segment_ids', 'encoder_positions'}
+  assert all(value.dtype == np.int32 for value in batch.values())
+  assert {key for key, value in batch.items() if value.shape == (4, 29)} == encoder
+  assert {key for key, value in batch.items() if value.shape == (4, 31)} == {
+    'decoder_input_tokens',
+    'decoder_target_tokens',
+    'decoder_segment_ids',
+    'decoder_positions',
+    'decoder_loss_weights',
+  }
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_segment_is_a_whole_example(translation, pack):
+  task = translation()
+  expected = set(pairs(task))
+  seen = [pair for batch in take(stream(task, pack=pack), 30) for pair in segments(batch)]
+  assert set(seen) == expected
+  if pack:
+    assert len(seen) > 1.5 * 30 * 4
+  else:
+    assert len(seen) == 30 * 4
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_positions_weights_and_shifted_inputs_follow_from_the_segments(translation, pack):
+  for batch in take(stream(translation(), pack=pack), 5):
+    for tokens, side in FEATURES:
+      ids, positions = batch[f'{side}_segment_ids'], batch[f'{side}_positions']
+      np.testing.assert_array_equal(batch[tokens] != 0, ids > 0)
+      for row in range(4):
+        sizes = np.bincount(ids[row], minlength=2)[1:]
+        expected = [*np.concatenate([np.arange(size) for size in sizes]), *[0] * 99]
+        np.testing.assert_array_equal(positions[row], expected[: ids.shape[1]])
+        ends = np.cumsum(sizes) - 1
+        np.testing.assert_array_equal(np.flatnonzero(batch[tokens][row] == 1), ends)
+    ids, targets = batch['decoder_segment_ids'], batch['decoder_target_tokens']
+    np.testing.assert_array_equal(batch['decoder_loss_weights'], ids > 0)
+    for row, column in np.ndindex(ids.shape):
+      first = column == 0 or ids[row, column] != ids[row, column - 1]
+      before = 0 if first or not ids[row, column] else targets[row, column - 1]
+      assert batch['decoder_input_tokens'][row, column] == before
+
+
+def test_each_epoch_holds_every_example_once_in_an_order_of_its_own(translation):
+  task = translation()
+  epochs = [list(segments(batch)) for batch in take(stream(task, 7, pack=False), 4)]
+  assert all(sorted(epoch) == sorted(pairs(task)) for epoch in epochs)
+  assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_packing_neither_loses_nor_doubles_an_example(translation):
+  task = translation([{'en': str(i), 'fr': str(-i)} for i in range(1009)])
+  counts = dict.fromkeys(pairs(task), 0)
+  packed = stream(task)
+  while sum(counts.values()) < 3 * 1009:
+    for pair in segments(next(packed)):
+      counts[pair] += 1
+  # What is read but not given out fits into 64 rows, 5 examples each: less than an epoch. So each
+  # has been read 3 or 4 times, and of these the last two at most may be among the rows.
+  assert 1 <= min(counts.values()) <= max(counts.values()) <= 4
+
+
+def test_the_order_follows_from_the_seed(translation):
+  task = translation()
+  assert_same(take(stream(task, seed=3), 5), take(stream(task, seed=3), 5))
+  one, other = take(stream(task, seed=3), 5), take(stream(task, seed=4), 5)
+  assert any(
+    (a['encoder_input_tokens'] != b['encoder_input_tokens']).any()
+    for a, b in zip(one, other, strict=True)
+  )
+
+
+@pytest.mark.parametrize('pack', [True, False])
+@pytest.mark.parametrize('step', [0, 1, 23])
+def test_a_state_in_json_continues_where_it_was_taken(translation, pack, step):
+  task = translation()
+  first = stream(task, pack=pack)
+  take(first, step)
+  state = json.dumps(first.get_state())
+  expected = take(first, 7)
+
+  fresh = stream(task, pack=pack)
+  fresh.set_state(json.loads(state))
+  assert_same(take(fresh, 7), expected)
+  assert json.dumps(fresh.get_state()) == json.dumps(first.get_state())
+
+  first.set_state(json.loads(state))  # Back on the same stream.
+  assert_same(take(first, 7), expected)
+
+
+@pytest.mark.parametrize('pack', [True, False])
+@pytest.mark.parametrize('num_shards', [2, 4])
+def test_shards_together_are_the_batch_of_a_single_host(translation, pack, num_shards):
+  task = translation()
+  whole = stream(task, pack=pack)
+  parts = [stream(task, shard=(i, num_shards), pack=pack) for i in range(num_shards)]
+  for _ in range(7):
+    expected = next(whole)
+    of_parts = [next(part) for part in parts]
+    joined = {key: np.concatenate([part[key] for part in of_parts]) for key in expected}
+    assert_same([joined], [expected])
+    assert all(part.get_state() == whole.get_state() for part in parts)
+
+
+def test_a_state_fits_another_number_of_hosts(translation):
+  task = translation()
+  one = stream(task)
+  take(one, 5)
+  second = stream(task, shard=(1, 2))
+  second.set_state(one.get_state())
+  np.testing.assert_array_equal(
+    next(second)['decoder_target_tokens'], next(one)['decoder_target_tokens'][2:]
+  )
+
+
+def test_rows_that_do_not_divide_among_hosts_are_an_error(translation):
+  for size in (3, 0, -2):
+    with pytest.raises(ValueError, match='BATCH_SIZE must be a multiple of the 2 hosts'):
+      stream(translation(), size, shard=(0, 2))
+
+
+def test_without_shards_a_single_process_gets_it_all(translation):
+  task = translation()
+  iterator = batches.train_batches(task, batch_size=4, **LENGTHS)
+  assert_same([next(iterator)], [next(stream(task))])
+
+
+@pytest.mark.parametrize('feature', ['inputs', 'targets'])
+def test_what_is_too_long_is_named_with_the_mend(translation, feature):
+  # 'en: a thousand and one' and 'quatre-vingt-dix-neuf' are the longest, with EOS 23 and 22.
+  line, tokens = {'inputs': (7, 23), 'targets': (4, 22)}[feature]
+  upper = feature.upper()
+  with pytest.raises(
+    batches.ExampleError,
+    match=rf'train\.jsonl:{line}: the {feature} have {tokens} tokens, and {upper}_LENGTH is'
+    rf' {tokens - 1}\. .*TRUNCATE = True',
+  ):
+    stream(translation(), **{f'{feature}_length': tokens - 1})
+  next(stream(translation(), **{f'{feature}_length': tokens}))
+
+
+def test_an_evaluation_input_that_is_too_long_is_named(translation):
+  with pytest.raises(batches.ExampleError, match=r'validation\.jsonl:2: the inputs have 15 tokens'):
+    batches.evaluation_examples(translation(), 'validation', inputs_length=14)
+
+
+def test_what_is_cut_still_ends_in_eos_and_evaluation_targets_are_whole(translation):
+  task = translation()
+  options = {'inputs_length': 6, 'targets_length': 5, 'truncate': True}
+  for inputs, targets in segments(next(stream(task, 7, pack=False, **options))):
+    assert inputs[-1] == targets[-1] == 1
+    assert len(inputs) == 6
+    assert len(targets) <= 5
+  examples = batches.evaluation_examples(task, 'train', inputs_length=6, truncate=True)
+  for example, (inputs, targets) in zip(examples, pairs(task), strict=True):
+    assert example.inputs.tolist() == [*inputs[:5], 1]
+    assert example.targets.tolist() == list(targets)
+
+
+def test_a_token_that_the_model_does_not_know_is_an_error(translation):
+  # Bytes are tokens from 3 on: 'z' is 125, and 'x' 123 is the largest in these texts.
+  records = [{'en': 'ab', 'fr': 'x'}, {'en': 'z', 'fr': ''}]
+  next(stream(translation(records), vocab_size=126))
+  complaint = r'train\.jsonl:2: the inputs hold token 125, and the model knows 125 \(VOCAB_SIZE\)'
+  with pytest.raises(batches.ExampleError, match=complaint):
+    stream(translation(records), vocab_size=125)
+  with pytest.raises(batches.ExampleError, match=complaint):
+    batches.evaluation_examples(translation(records), 'train', inputs_length=9, vocab_size=125)
+
+
+def test_an_empty_split_is_an_error(translation):
+  complaint = "Split 'train' of task 'files' has no examples"
+  with pytest.raises(ValueError, match=complaint):
+    stream(translation([]))
+  with pytest.raises(ValueError, match=complaint):
+    batches.evaluation_examples(translation([]), 'train', inputs_length=9)
+
+
+def test_an_unknown_split_is_an_error(translation):
+  for call in (
+    lambda: stream(translation(), split='test'),
+    lambda: batches.evaluation_examples(translation(), 'test', inputs_length=9),
+  ):
+    with pytest.raises(ValueError, match=r"no split 'test', only train, validation.*TEST_FILE"):
+      call()
+
+
+def test_evaluation_examples_are_in_order_and_no_more_than_the_limit(translation):
+  examples = batches.evaluation_examples(translation(), 'train', inputs_length=29, limit=2)
+  assert [one.index for one in examples] == [0, 1]
+  assert [one.inputs_text for one in examples] == ['en: one', 'en: twenty-one']
+  assert [one.targets_text for one in examples] == ['un', 'vingt et un']
+  assert examples[1].raw['references'] == ['vingt et un']
+  assert examples[1].raw['where'].endswith('train.jsonl:2')
+
+
+def test_more_than_one_chunk_of_texts_keeps_its_order(translation):
+  records = [{'en': str(i), 'fr': str(-i)} for i in range(2003)]
+  examples = batches.evaluation_examples(translation(records), 'train', inputs_length=29)
+  assert [one.targets_text for one in examples] == [str(-i) for i in range(2003)]
+  assert [one.index for one in examples] == list(range(2003))
+
+
+def test_pad_rows_writes_zeros_after_each_and_rejects_what_does_not_fit():
+  rows = [np.array([5, 1]), np.array([7, 8, 1])]
+  np.testing.assert_array_equal(
+    batches.pad_rows(rows, 3, 3), np.array([[5, 1, 0], [7, 8, 1], [0, 0, 0]])
+  )
+  with pytest.raises(ValueError, match='2 sequences do not fit into 1'):
+    batches.pad_rows(rows, 3, 1)
+  with pytest.raises(ValueError, match='3 tokens does not fit into 2'):
+    batches.pad_rows(rows, 2, 2)
+
+
+def test_ragged_rows_are_as_they_were():
+  rows = [[1, 2], [], [3]]
+  ragged = batches.RaggedArray.from_rows(rows)
+  assert [ragged[i].tolist() for i in range(len(ragged))] == rows
+
+
+def test_a_task_that_ends_otherwise_is_an_error(translation):
+  task = translation()
+  task = task.replace(preprocessors=task.preprocessors[:-1])
+  with pytest.raises(ValueError, match='does not end in seqio'):
+    list(text.examples(task, 'train'))

@@ -1,0 +1,192 @@
+"""A task over files reads what a user has, and names the place of what it cannot read."""
+
+import gzip
+import json
+
+import pytest
+
+from calm.tasks import files, metrics, text, vocabularies
+
+
+def read(path, inputs='{a}', targets='{b}', **options):
+  """(inputs, targets, references) of every example of a file."""
+  task = files.task(
+    train=path,
+    inputs=inputs,
+    targets=targets,
+    vocabulary=vocabularies.byte_vocabulary(),
+    **options,
+  )
+  return [
+    (one['inputs_pretokenized'], one['targets_pretokenized'], one['references'])
+    for one in text.examples(task, 'train')
+  ]
+
+
+def test_json_lines_fill_the_templates(write):
+  path = write('x.jsonl', [{'en': 'chat', 'fr': 'été'}, {'en': 'a  b', 'fr': '日本'}])
+  assert read(path, 'to French: {en}', '{fr}') == [
+    ('to French: chat', 'été', ['été']),
+    ('to French: a  b', '日本', ['日本']),
+  ]
+
+
+def test_tab_separated_values_take_their_names_from_the_header(write):
+  path = write('x.tsv', 'a\tb\nun "deux\ttrois\n\nquatre\t\n')
+  assert read(path) == [('un "deux', 'trois', ['trois']), ('quatre', '', [''])]
+
+
+@pytest.mark.parametrize('name', ['x.jsonl.gz', 'x.tsv.gz', 'no_ending_says_so.jsonl'])
+def test_gzip_is_unpacked_whatever_the_name(write, name):
+  content = 'a\tb\nx\ty\n' if 'tsv' in name else '{"a": "x", "b": "y"}\n'
+  assert read(write(name, gzip.compress(content.encode()))) == [('x', 'y', ['y'])]
+
+
+def test_a_byte_order_mark_windows_line_ends_blank_lines_and_a_missing_last_newline_do_no_harm(
+  write,
+):
+  content = b'\xef\xbb\xbf{"a": "1", "b": "2"}\r\n\r\n  \n{"a": "3", "b": "4"}'
+  assert read(write('x.jsonl', content)) == [('1', '2', ['2']), ('3', '4', ['4'])]
+
+
+def test_only_newlines_part_lines(write):
+  path = write('x.jsonl', [{'a': 'x\u2028y\u0085z\x0c', 'b': 'w'}])
+  assert read(path) == [('x\u2028y\u0085z\x0c', 'w', ['w'])]
+
+
+def test_a_pattern_stands_for_all_its_files_in_the_order_of_their_names(write):
+  write('part-1.jsonl', [{'a': 'third', 'b': ''}])
+  write('part-0.jsonl', [{'a': 'first', 'b': ''}, {'a': 'second', 'b': ''}])
+  path = write('other.jsonl', [{'a': 'not this', 'b': ''}]).replace('other', 'part-*')
+  assert [inputs for inputs, _, _ in read(path)] == ['first', 'second', 'third']
+
+
+def test_a_name_with_a_star_in_it_is_a_file_first(write):
+  write('ab.jsonl', [{'a': 'not this', 'b': ''}])
+  assert read(write('a*.jsonl', [{'a': 'this', 'b': ''}])) == [('this', '', [''])]
+
+
+def test_labels_give_words_to_numbers(write):
+  path = write('x.jsonl', [{'a': 'good', 'label': 1}, {'a': 'bad', 'label': '0'}])
+  names = {'label': ['negative', 'positive']}
+  targets = [target for _, target, _ in read(path, '{a}', '{label}', labels=names)]
+  assert targets == ['positive', 'negative']
+
+
+@pytest.mark.parametrize('label', [2, -1, None, 'positive', 1.0])
+def test_a_value_without_label_is_an_error_that_says_which(write, label):
+  path = write('x.jsonl', [{'a': 'x', 'label': label}])
+  with pytest.raises(ValueError, match=r'x\.jsonl:1: label is .*, not a label from 0 to 1'):
+    read(path, '{a}', '{label}', labels={'label': ['negative', 'positive']})
+
+
+def test_references_are_a_list_of_a_record(write):
+  path = write('x.jsonl', [{'q': 'who?', 'answers': {'text': ['Ann', 'Ann B.']}}])
+  (example,) = read(path, '{q}', '{answers[text][0]}', references='{answers[text]}')
+  assert example == ('who?', 'Ann', ['Ann', 'Ann B.'])
+
+
+def test_metrics_see_the_references(write):
+  path = write(
+    'x.jsonl', [{'q': 'who?', 'answers': ['Ann', 'Ann B.']}, {'q': '', 'answers': ['x']}]
+  )
+  task = files.task(
+    train=path,
+    inputs='{q}',
+    targets='{answers[0]}',
+    references='{answers}',
+    vocabulary=vocabularies.byte_vocabulary(),
+    metrics=metrics.exact_match,
+  )
+  examples = list(text.examples(task, 'train'))
+  targets = [
+    task.postprocess_fn(one['targets_pretokenized'], example=one, is_target=True)
+    for one in examples
+  ]
+  assert targets == [['Ann', 'Ann B.'], 'x']
+  assert task.metric_fns[0](targets, ['Ann B.', 'y']) == {'exact_match': 50.0}
+
+
+@pytest.mark.parametrize(
+  ('line', 'complaint'),
+  [
+    (b'{"a": "x", "b": ', 'not JSON'),
+    (b'plain text', 'not JSON'),
+    (b'["x", "y"]', 'a JSON object is needed'),
+    (b'{"a": "caf\xe9", "b": "y"}', 'not UTF-8'),
+    (b'{"a": "x"}', "no field 'b'; there are 'a'"),
+    (b'{"a": "x", "b": null}', 'b is null, not a text'),
+    (b'{"a": "x", "b": ["y"]}', 'b is a list, not a text'),
+    (b'{"a": "x", "b": "\\ud800"}', 'cannot be written as UTF-8'),
+  ],
+)
+def test_a_bad_line_is_named_by_file_and_number(write, line, complaint):
+  path = write('x.jsonl', b'{"a": "x", "b": "y"}\n\n' + line + b'\n')
+  with pytest.raises(ValueError, match=complaint) as raised:
+    read(path)
+  assert str(raised.value).startswith(f'{path}:3: ')
+
+
+@pytest.mark.parametrize(
+  ('content', 'complaint'),
+  [
+    ('a\tb\nx\ty\nx\ty\tz\n', r'x\.tsv:3: 3 columns, but the header line has 2'),
+    ('a\tb\nx\n', r'x\.tsv:2: 1 columns, but the header line has 2'),
+    ('a\ta\nx\ty\n', r'x\.tsv:1: a column name appears twice'),
+  ],
+)
+def test_a_bad_row_is_named_by_file_and_number(write, content, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    read(write('x.tsv', content))
+
+
+@pytest.mark.parametrize('damage', ['cut short', 'header', 'block', 'checksum'])
+def test_a_damaged_gzip_file_is_named(write, damage):
+  packed = bytearray(gzip.compress(b''.join(b'{"a": "%d", "b": ""}\n' % i for i in range(999))))
+  if damage == 'cut short':
+    packed = packed[:-40]
+  else:  # The method is byte 2, deflate's first byte is 10, the checksum is 8 bytes from the end.
+    packed[{'header': 2, 'block': 10, 'checksum': -8}[damage]] ^= 255
+  path = write('x.jsonl.gz', bytes(packed))
+  with pytest.raises(ValueError, match=rf'{path}:\d+: the gzip file is damaged'):
+    read(path)
+
+
+def test_a_missing_file_is_named_with_the_macro_that_sets_it(tmp_path, write):
+  with pytest.raises(FileNotFoundError, match=r'no\.jsonl: no such file\. Set VALIDATION_FILE'):
+    read(write('x.jsonl', []), validation=str(tmp_path / 'no.jsonl'))
+  with pytest.raises(FileNotFoundError, match='a folder, not a file'):
+    read(str(tmp_path))
+  with pytest.raises(FileNotFoundError, match=r'no-\*: no such file'):
+    read(str(tmp_path / 'no-*'))
+
+
+def test_a_task_without_files_names_the_macros():
+  with pytest.raises(ValueError, match='TRAIN_FILE, VALIDATION_FILE or TEST_FILE'):
+    read('')
+
+
+def test_splits_are_those_with_a_path_and_others_are_an_error(write):
+  path = write('x.jsonl', [{'a': '', 'b': ''}])
+  task = files.task(
+    test=path, inputs='{a}', targets='{b}', vocabulary=vocabularies.byte_vocabulary()
+  )
+  assert list(task.splits) == ['test']
+  with pytest.raises(ValueError, match=r"no split 'train', only test.*TRAIN_FILE"):
+    list(text.examples(task, 'train'))
+
+
+def test_seqio_reads_the_same_texts(write):
+  records = [{'a': 'ça', 'b': 'là'}, {'a': '', 'b': ' '}]
+  task = files.task(
+    train=write('x.jsonl', records),
+    inputs='{a}',
+    targets='{b}',
+    vocabulary=vocabularies.byte_vocabulary(),
+  )
+  dataset = task.get_dataset({'inputs': 9, 'targets': 9}, 'train', shuffle=False)
+  texts = [
+    {'a': one['inputs_pretokenized'].decode(), 'b': one['targets_pretokenized'].decode()}
+    for one in dataset.as_numpy_iterator()
+  ]
+  assert json.dumps(texts) == json.dumps(records)

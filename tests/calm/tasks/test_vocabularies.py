@@ -1,0 +1,116 @@
+"""A vocabulary is made of a task's own text, once and repeatably."""
+
+import os
+
+import pytest
+
+from calm.tasks import text, vocabularies
+
+
+@pytest.fixture
+def words(translation, tmp_path):
+  """A task whose vocabulary, `tmp_path`/sp.model, is yet to be made."""
+  return translation(vocabulary=vocabularies.sentencepiece(str(tmp_path / 'sp.model')))
+
+
+def make(task, path, size=41, **options):
+  return vocabularies.write_vocabulary(task, str(path), size, **options)
+
+
+def test_pad_is_0_eos_1_and_unknown_2(words, tmp_path):
+  for vocabulary in (
+    vocabularies.byte_vocabulary(),
+    vocabularies.sentencepiece(make(words, tmp_path / 'sp.model')),
+  ):
+    assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
+  assert vocabulary.vocab_size == 41
+  assert vocabulary.encode('\N{SNOWMAN}')[-1] == 2
+
+
+def test_text_comes_back(words, tmp_path):
+  make(words, tmp_path / 'sp.model')
+  vocabulary = words.output_features['targets'].vocabulary
+  for example in text.examples(words, 'train'):
+    for key in ('inputs_pretokenized', 'targets_pretokenized'):
+      assert vocabulary.decode(vocabulary.encode(example[key])) == example[key]
+  everything = ''.join(map(chr, range(32, 2000))) + '日本\n\t  é'
+  vocabulary = vocabularies.byte_vocabulary()
+  assert vocabulary.decode(vocabulary.encode(everything)) == everything
+  assert min(vocabulary.encode(everything)) >= 3
+  assert max(vocabulary.encode(everything)) < vocabulary.vocab_size == 259
+
+
+def test_byte_fallback_spells_what_is_not_in_the_text(words, tmp_path):
+  path = make(words, tmp_path / 'sp.model', 290, byte_fallback=True)
+  vocabulary = vocabularies.sentencepiece(path)
+  assert vocabulary.decode(vocabulary.encode('\N{SNOWMAN}')) == '\N{SNOWMAN}'
+
+
+def test_written_twice_it_is_the_same_byte_for_byte(words, tmp_path):
+  make(words, tmp_path / 'a.model')
+  make(words, tmp_path / 'b.model')
+  assert (tmp_path / 'a.model').read_bytes() == (tmp_path / 'b.model').read_bytes()
+
+
+def test_sentinels_follow_the_pieces(words, tmp_path):
+  path = make(words, tmp_path / 'sp.model')
+  assert vocabularies.sentencepiece(path, extra_ids=3).vocab_size == 44
+
+
+def test_an_existing_file_stays_unless_it_is_to_be_overwritten(words, tmp_path, capsys):
+  path = tmp_path / 'sp.model'
+  path.write_bytes(b'mine')
+  assert make(words, path) == str(path)
+  assert path.read_bytes() == b'mine'
+  assert 'stays as it is' in capsys.readouterr().err
+  make(words, path, overwrite=True)
+  assert path.read_bytes() != b'mine'
+
+
+def test_nothing_but_the_vocabulary_is_left_in_new_folders(words, tmp_path):
+  make(words, tmp_path / 'new' / 'folder' / 'sp.model')
+  assert os.listdir(tmp_path / 'new' / 'folder') == ['sp.model']
+
+
+def test_an_unwritten_file_leaves_nothing_behind(words, tmp_path, monkeypatch):
+  def full(*_, **__):
+    raise OSError('no space left')
+
+  monkeypatch.setattr(vocabularies.tf.io.gfile, 'rename', full)
+  with pytest.raises(OSError, match='no space'):
+    make(words, tmp_path / 'new' / 'sp.model')
+  assert os.listdir(tmp_path / 'new') == []
+
+
+@pytest.mark.parametrize('size', [5000, 4])
+def test_a_size_that_does_not_suit_the_text_is_an_error(words, tmp_path, size):
+  with pytest.raises(
+    ValueError, match=rf'No vocabulary of {size} pieces \(VOCAB_SIZE\): Vocabulary size'
+  ):
+    make(words, tmp_path / 'sp.model', size)
+  assert not (tmp_path / 'sp.model').exists()
+
+
+def test_text_without_a_word_is_an_error(translation, tmp_path):
+  for records in ([], [{'en': '', 'fr': ' '}]):
+    with pytest.raises(ValueError, match="Split 'train' of task 'files' has no text"):
+      make(translation(records, inputs='{en}'), tmp_path / 'sp.model')
+
+
+def test_an_unknown_split_is_an_error(words, tmp_path):
+  with pytest.raises(ValueError, match="no split 'test'"):
+    make(words, tmp_path / 'sp.model', split='test')
+
+
+def test_a_missing_vocabulary_names_the_command_that_makes_it(words):
+  vocabulary = words.output_features['inputs'].vocabulary
+  for use in (lambda: vocabulary.vocab_size, lambda: vocabulary.encode('x')):
+    with pytest.raises(FileNotFoundError, match=r'sp\.model: make it with `calm vocab`'):
+      use()
+
+
+def test_long_texts_are_read_to_their_end(translation, tmp_path):
+  long = ' '.join(['un'] * 5000 + ['zzz'])
+  task = translation([{'en': 'one', 'fr': long}] * 3)
+  vocabulary = vocabularies.sentencepiece(make(task, tmp_path / 'sp.model', 12))
+  assert vocabulary.decode(vocabulary.encode('zzz')) == 'zzz'
