@@ -149,9 +149,9 @@ def restore_params(workdir, model=None, step=None):
   try:
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       found = checkpointer.metadata(folder / 'state').item_metadata.tree['params']
-      wanted = {'params': jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)}
-      how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-      arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
+      item = {'params': jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)}
+      how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+      arguments = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
       params = checkpointer.restore(folder / 'state', args=arguments)['params']
   except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
     raise CheckpointError(f'{folder} cannot be read: {error}') from error

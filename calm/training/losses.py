@@ -125,8 +125,8 @@ class EncoderDecoderObjective:
       summed negative log-likelihood after the last layer in nats, 'accuracy': number of tokens
       that the last layer predicts}).
     """
-    dropout_key, head_key, exit_key = [None] * 3 if key is None else jax.random.split(key, 3)
-    states = self.model.apply(
+    dropout_key, head_key, exit_key = _split(key)
+    states: Any = self.model.apply(
       {'params': params},
       batch['encoder_input_tokens'],
       batch['decoder_input_tokens'],
@@ -134,7 +134,7 @@ class EncoderDecoderObjective:
       batch.get('encoder_segment_ids'),
       batch.get('decoder_segment_ids'),
       deterministic=key is None,
-      rngs={} if key is None else {'dropout': dropout_key},
+      rngs=_rngs(dropout_key),
     )
     targets = batch['decoder_target_tokens']
     token_weights = batch['decoder_loss_weights'].astype(jnp.float32)
@@ -142,11 +142,11 @@ class EncoderDecoderObjective:
     # Logits are made again in the backward pass: kept, those of all layers would fill the memory.
     @jax.checkpoint
     def token_losses(hidden, key):
-      logits = self.model.apply(
+      logits: Any = self.model.apply(
         {'params': params},
         hidden,
         deterministic=key is None,
-        rngs={} if key is None else {'dropout': key},
+        rngs=_rngs(key),
         method='head',
       )
       loss = cross_entropy(logits, targets, self.label_smoothing, self.z_loss)
@@ -157,7 +157,7 @@ class EncoderDecoderObjective:
 
     total = jnp.float32(0)
     for number, (hidden, weight) in enumerate(self._exits(states, exit_key)):
-      layer_key = None if key is None else jax.random.fold_in(head_key, number)
+      layer_key = None if head_key is None else jax.random.fold_in(head_key, number)
       loss, nll, correct = token_losses(hidden, layer_key)
       total += weight * loss
     # The last of the exits is the last layer.
@@ -176,3 +176,12 @@ class EncoderDecoderObjective:
     drawn = jax.random.choice(key, len(others), (num_drawn,), replace=False)
     scale = len(others) / num_drawn
     return [*((stacked[i], stacked_weights[i] * scale) for i in drawn), last]
+
+
+def _split(key):
+  """Keys for the network's dropout, the heads' dropout and the draw of exits; None without one."""
+  return (None, None, None) if key is None else tuple(jax.random.split(key, 3))
+
+
+def _rngs(key):
+  return {} if key is None else {'dropout': key}

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,8 @@ class Progress:
   def __init__(self, workdir, num_steps, first_step=0):
     self._num_steps = num_steps
     self._writes = jax.process_index() == 0
-    self._file = self._tensorboard = None
+    self._file: Any = None
+    self._tensorboard: Any = None
     self._bar = tqdm(
       total=num_steps,
       initial=first_step,
