@@ -8,12 +8,14 @@ supplies its arguments.
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib
 import os
 import re
 import signal
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -121,7 +123,7 @@ def as_gin_value(text):
     ast.literal_eval(text)
     return text
   except (ValueError, SyntaxError):
-    if re.match(r'[\[({]', text):  # A container with references inside, as in (@a(), %B).
+    if re.match(r'[\[({].*[@%]', text):  # A container with references inside, as in (@a(), %B).
       return text
     return repr(text)
 
@@ -199,6 +201,7 @@ def parse_config(gin_files, bindings, search_paths):
 
   Raises:
     FileNotFoundError: a config is nowhere on the search path; the message lists shipped ones.
+    ValueError: a macro that needs a value has none; the message names it and its flag.
   """
   import gin
 
@@ -212,7 +215,37 @@ def parse_config(gin_files, bindings, search_paths):
       raise FileNotFoundError(f'No config {name} in {", ".join(folders)}. Shipped:\n  {shipped}')
   for folder in folders:
     gin.add_config_file_search_path(folder)
-  gin.parse_config_files_and_bindings(gin_files, bindings, skip_unknown=False)
+  try:
+    with _hushed():
+      gin.parse_config_files_and_bindings(gin_files, bindings, skip_unknown=False)
+  except ValueError as error:
+    # Gin's words for a macro that a config leaves open with %gin.REQUIRED.
+    unset = re.match(r'(\w+)/macro\.value set to `%gin\.REQUIRED`', str(error))
+    if unset is None:
+      raise
+    flags = {option.macro: option.flag for command in COMMANDS for option in command.options}
+    flag = {**flags, WORKDIR.macro: WORKDIR.flag}.get(unset[1], f'--gin.{unset[1]}')
+    raise ValueError(f'{unset[1]} is not set: give {flag}=VALUE, or set it in a config.') from None
+
+
+@contextlib.contextmanager
+def _hushed():
+  """Keeps what TensorFlow's libraries print when they are loaded, unless something goes wrong."""
+  sys.stderr.flush()
+  terminal = os.dup(2)
+  with tempfile.TemporaryFile() as said:
+    os.dup2(said.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      sys.stderr.flush()
+      said.seek(0)
+      os.write(terminal, said.read())
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(terminal, 2)
+      os.close(terminal)
 
 
 def save_config(workdir):

@@ -155,8 +155,10 @@ def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
   Raises:
     FileExistsError: `directory` holds other files; nothing is changed.
     FileNotFoundError: there is no such vocabulary.
-    ValueError: the parameters do not fit `config`, or transformers has no such T5.
+    ValueError: no directory, the parameters do not fit `config`, or transformers has no such T5.
   """
+  if not directory:
+    raise ValueError('There is no directory to write: set --output (EXPORT_DIRECTORY).')
   directory = Path(directory)
   if dtype not in DTYPES:
     raise ValueError(f'dtype: {dtype!r} is not one of {", ".join(DTYPES)}.')

@@ -8,6 +8,7 @@ stream is a few numbers that are saved with a checkpoint.
 import dataclasses
 import itertools
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,6 +124,16 @@ def train_batches(
   else:
     stream = stream.map(lambda pair: _row_of_one(pair, lengths))
   return BatchIterator(stream.batch(batch_size, drop_remainder=True), shard, shards)
+
+
+def validation_batches(
+  task: seqio.Task, *, split: str = 'validation', **options: Any
+) -> 'BatchIterator | None':
+  """`train_batches` of a split to validate on; None, with a line on stderr, if there is none."""
+  if split not in task.splits:
+    print(f'Task {task.name!r} has no split {split!r}: training goes unvalidated.', file=sys.stderr)
+    return None
+  return train_batches(task, split=split, **options)
 
 
 class BatchIterator:

@@ -69,7 +69,7 @@ def task(
     )
   for split, path in paths.items():
     _matches(path, f'{split.upper()}_FILE')
-  several: Sequence[str] = [references] if isinstance(references, str) else references or ()
+  several = (str(references),) if isinstance(references, str) else tuple(references or ())
   form = _Form(
     Template(inputs), Template(targets), tuple(map(Template, several)), dict(labels or {})
   )
