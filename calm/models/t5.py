@@ -43,6 +43,7 @@ class T5Config:
   # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
   # or a type.
   dtype: Any = jnp.float32
+  exit_classifier: bool = False  # D + 1 parameters more: may a token stop after this layer?
   remat: bool = False  # Recompute a layer's activations in the backward pass, to save memory.
 
   def __post_init__(self):
@@ -260,6 +261,9 @@ class Decoder(nn.Module):
     self.relpos_bias = _relpos_bias(cfg, bidirectional=False)
     self.decoder_norm = _norm(cfg)
     self.dropout = _dropout(cfg)
+    if cfg.exit_classifier:
+      # From 0: before it is trained, every layer is as likely as not to be right.
+      self.exit_classifier = nn.Dense(1, kernel_init=nn.initializers.zeros)
     if not cfg.logits_via_embedding:
       self.logits_dense = nn.Dense(
         cfg.vocab_size,
@@ -351,6 +355,13 @@ class T5(nn.Module):
     x = x * jnp.asarray(cfg.emb_dim**-0.5, cfg.dtype)
     return jnp.einsum('...D,VD->...V', x, embedding, preferred_element_type=jnp.float32)
 
+  def exit_score(self, hidden):
+    """Logit of the exit classifier: hidden[..., D] of any layer to float32[...].
+
+    Shared by all layers, linear in the state (CALM, section 3.5); needs `config.exit_classifier`.
+    """
+    return self.decoder.exit_classifier(hidden.astype(jnp.float32))[..., 0]
+
   def cross_keys_values(self, encoded):
     """Keys and values of encoded[B, S, D] for each decoder layer: L KeysValues of [B, N, H, S]."""
     return tuple(layer.cross_keys_values(encoded) for layer in self.decoder.layers)
@@ -374,6 +385,9 @@ def init_params(config, key):
   tokens = jnp.ones((1, 2), jnp.int32)
 
   def everything(module, tokens):
-    return module.head(module(tokens, tokens, tokens)[-1])
+    last = module(tokens, tokens, tokens)[-1]
+    if config.exit_classifier:
+      module.exit_score(last)
+    return module.head(last)
 
   return model.init(key, tokens, method=everything)['params']

@@ -96,7 +96,7 @@ class _Form:
   def fill(self, record):
     targets = self.targets.fill(record, self.labels)
     several = [one for t in self.references for one in t.fill_all(record, self.labels)]
-    example = {
+    example: dict[str, Any] = {
       'inputs': self.inputs.fill(record, self.labels),
       'targets': targets,
       'references': several or [targets],

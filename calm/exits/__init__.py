@@ -1,0 +1,1 @@
+"""May this token, or this example, stop here? Arrays in, arrays out."""

@@ -1,0 +1,100 @@
+"""How sure is a layer of its prediction? CALM's measures (section 3.5) and their kin.
+
+A measure is a function over the last axis that returns float32[...] in [0, 1], higher for surer.
+The names of its parameters say what it looks at, any of
+
+  logits[..., V]         the shared head's, on this layer's state; the costliest thing to ask for
+  likely_logits[..., K]  the head's, for the words that were likely at the first layer that asked
+  hidden[..., D]         the state after this layer
+  previous[..., D]       the state before it: the layer before's, or the embedding's
+  exit_score[...]        the exit classifier's logit of this layer's state
+
+and nothing that it does not name is computed. A measure of your own is a function like these.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Measure = Callable[..., jax.Array]
+EVIDENCE = ('logits', 'likely_logits', 'hidden', 'previous', 'exit_score')
+
+
+def needs(measure: Measure) -> tuple[str, ...]:
+  """What `measure` looks at: the names of its parameters that have no default.
+
+  Raises:
+    ValueError: a name that is none of EVIDENCE.
+  """
+  parameters = inspect.signature(measure).parameters.values()
+  names = tuple(p.name for p in parameters if p.default is inspect.Parameter.empty)
+  unknown = [name for name in names if name not in EVIDENCE]
+  if unknown or not names:
+    raise ValueError(
+      f'{getattr(measure, "__name__", measure)} asks for {", ".join(unknown) or "nothing"}: a '
+      f'measure names what it looks at, any of {", ".join(EVIDENCE)}.'
+    )
+  return names
+
+
+def softmax_margin(logits):
+  """Gap between the two largest probabilities of logits[..., V].
+
+  The softmax response of CALM, section 3.5, https://arxiv.org/abs/2207.07061. Two maxima and a
+  sum: sorting the vocabulary costs more than the layers saved. In float32 it reaches 1 at a gap of
+  about 20 in the logits: a threshold of 1 is not the full model.
+  """
+  logits = logits.astype(jnp.float32)
+  best = logits.max(-1, keepdims=True)
+  is_best = logits == best
+  second = jnp.where(is_best, -jnp.inf, logits).max(-1, keepdims=True)
+  tied = is_best.sum(-1) > 1
+  total = jnp.exp(logits - best).sum(-1)
+  return jnp.where(tied, 0.0, (1 - jnp.exp(second - best)[..., 0]) / total)
+
+
+def likely_margin(likely_logits):
+  """`softmax_margin` among the words that were likely at the first layer that was asked.
+
+  What the other words would take of the probability is left out, so that it is a little higher
+  than the exact margin; the vocabulary is paid for once per token instead of once per layer.
+  """
+  return softmax_margin(likely_logits)
+
+
+def largest_probability(logits):
+  """The largest probability of logits[..., V], in [1/V, 1]."""
+  logits = logits.astype(jnp.float32)
+  return 1 / jnp.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
+
+
+def certainty(logits):
+  """1 less the entropy of softmax(logits[..., V]) as a share of log V, the largest possible."""
+  logits = logits.astype(jnp.float32)
+  log_probs = jax.nn.log_softmax(logits, axis=-1)
+  # A word of probability 0 adds nothing, where 0 * -inf would be NaN.
+  terms = jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * log_probs)
+  return jnp.clip(1 + terms.sum(-1) / jnp.log(logits.shape[-1]), 0, 1)
+
+
+def state_saturation(hidden, previous):
+  """Cosine between the states after and before a layer, both [..., D], negative ones taken as 0.
+
+  CALM's hidden-state saturation, section 3.5. It compares layers, so that layer 1, whose input is
+  an embedding, has none: rules ask from layer 2 on (`calm.exits.rules.Confident`).
+  """
+  hidden, previous = hidden.astype(jnp.float32), previous.astype(jnp.float32)
+  product = (hidden * previous).sum(-1)
+  # The product of squares may overflow where that of the lengths does not.
+  lengths = jnp.linalg.norm(hidden, axis=-1) * jnp.linalg.norm(previous, axis=-1)
+  return jnp.clip(product / jnp.maximum(lengths, jnp.finfo(jnp.float32).tiny), 0, 1)
+
+
+def classifier(exit_score):
+  """Probability that this layer predicts what the last one does, from the classifier's logit.
+
+  CALM's early exit classifier, section 3.5; `calm.training.exit_classifier` trains it.
+  """
+  return jax.nn.sigmoid(exit_score.astype(jnp.float32))

@@ -1,0 +1,129 @@
+"""Which rows stop after this layer? Four rules, one interface.
+
+A rule is a small frozen dataclass, a JAX pytree whose numbers may be traced. After each layer it is
+shown the `Evidence` and says which rows stop and how sure it was. It says beforehand what it needs
+to see, and nothing else is computed for it.
+"""
+
+from typing import Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from calm.exits import confidence, thresholds
+
+
+@flax.struct.dataclass
+class Evidence:
+  """What is known of B rows after a layer; what no one asked for is None."""
+
+  layer: int = flax.struct.field(pytree_node=False)  # from 1
+  num_layers: int = flax.struct.field(pytree_node=False)
+  position: jax.Array  # int32[B], of the token in its row, from 0
+  hidden: jax.Array  # [B, D], the state after this layer
+  previous: jax.Array  # [B, D], the state before it
+  logits: jax.Array | None = None  # float32[B, V]
+  likely_logits: jax.Array | None = None  # float32[B, K]
+  exit_score: jax.Array | None = None  # float32[B], the classifier's logit
+  full_token: jax.Array | None = None  # int32[B], what the last layer predicts
+
+
+class ExitRule(Protocol):
+  """Decides after which layer each row stops. Behind the last layer all stop unasked."""
+
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Names of Evidence fields: 'logits', 'likely_logits', 'exit_score' or 'full_token'."""
+
+  @property
+  def min_exit(self) -> jax.typing.ArrayLike:
+    """The first layer, from 1, after which the rule may stop; it is not asked before."""
+
+  def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
+    """Returns (stops bool[B], confidence float32[B] in [0, 1]).
+
+    A row's answer depends on its own evidence alone.
+    """
+
+
+def _sure(evidence):
+  return jnp.ones_like(evidence.position, jnp.float32)
+
+
+@flax.struct.dataclass
+class NeverExit:
+  """The full model: every layer runs. Not a threshold of 1, which a confidence may reach."""
+
+  needs = ()
+  min_exit = 1
+
+  def __call__(self, evidence):
+    """No row stops."""
+    return jnp.zeros_like(evidence.position, bool), _sure(evidence)
+
+
+@flax.struct.dataclass
+class FixedLayer:
+  """Every row stops after layer `layer`, from 1: CALM's static baseline."""
+
+  layer: jax.typing.ArrayLike
+  needs = ()
+
+  @property
+  def min_exit(self):
+    """The layer itself."""
+    return self.layer
+
+  def __call__(self, evidence):
+    """All rows stop from that layer on."""
+    stops = jnp.broadcast_to(evidence.layer >= self.layer, evidence.position.shape)
+    return stops, _sure(evidence)
+
+
+@flax.struct.dataclass
+class Confident:
+  """A row stops where its confidence reaches the threshold: CALM, Eq. 4.
+
+  `measure` is a function as `calm.exits.confidence` has them, or one of your own; `threshold` a
+  number or one of `calm.exits.thresholds`. No row stops before layer `min_exit`.
+
+  A measure that compares with the `previous` state has nothing to compare after layer 1: there its
+  confidence is 0, so that only a threshold of 0 stops (section 3.5).
+  """
+
+  measure: confidence.Measure = flax.struct.field(pytree_node=False)
+  threshold: thresholds.Threshold | jax.typing.ArrayLike
+  min_exit: jax.typing.ArrayLike = 1
+
+  @property
+  def needs(self):
+    """What the measure looks at, states aside, which are there anyway."""
+    return tuple(
+      name for name in confidence.needs(self.measure) if name not in ('hidden', 'previous')
+    )
+
+  def __call__(self, evidence):
+    """Compares measure and threshold, row by row."""
+    names = confidence.needs(self.measure)
+    if 'previous' in names and evidence.layer == 1:
+      value = jnp.zeros_like(evidence.position, jnp.float32)
+    else:
+      value = self.measure(**{name: getattr(evidence, name) for name in names})
+    needed = thresholds.as_threshold(self.threshold)(evidence.position, evidence.layer)
+    return (value >= needed) & (evidence.layer >= self.min_exit), value
+
+
+@flax.struct.dataclass
+class Oracle:
+  """A row stops after the first layer that predicts what the last one does (section 3.3.1).
+
+  It looks ahead, which no decoder can: an upper bound of what a measure could save.
+  """
+
+  needs = ('logits', 'full_token')
+  min_exit = 1
+
+  def __call__(self, evidence):
+    """Compares the layer's prediction with the last one's."""
+    return evidence.logits.argmax(-1) == evidence.full_token, _sure(evidence)
