@@ -1,0 +1,201 @@
+"""Gin configs as a command line names them: where they lie, what is set, what a run saves.
+
+Configs are T5X's: files that include each other, macros in capitals for what is often changed, and
+`--gin.NAME=value` over all of them.
+"""
+
+import ast
+import contextlib
+import difflib
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+# Macros that name a file or folder, by the end of their name.
+_PATHS = re.compile(r'^((?:\w+_)?(?:WORKDIR|FILE|PATH|DIR|DIRECTORY|CHECKPOINT)) = ', re.MULTILINE)
+
+# Gin's words for a macro that a config leaves open with %gin.REQUIRED, or reads and never sets.
+_UNSET = re.compile(
+  r"(\w+)/macro\.value set to `%gin\.REQUIRED`|No bindings specified for '(\w+)/(?:gin\.)?macro'"
+)
+
+
+def shipped_root():
+  """The folder that holds `configs/` and `gin/`: beside the package, or inside it once installed.
+
+  Raises:
+    FileNotFoundError: neither is there; the installation is incomplete.
+  """
+  for root in (PACKAGE.parent, PACKAGE):
+    if (root / 'configs').is_dir() and (root / 'gin').is_dir():
+      return root
+  raise FileNotFoundError(f'No configs/ and gin/ beside or inside {PACKAGE}: install calm again.')
+
+
+def shipped_configs():
+  """Maps each shipped config's path, as --gin_file takes it, to the first line of its header."""
+  root = shipped_root()
+  configs = {}
+  for path in sorted((root / 'configs').rglob('*.gin')):
+    first = path.read_text(encoding='utf-8').partition('\n')[0]
+    configs[path.relative_to(root).as_posix()] = first.lstrip('# ')
+  return configs
+
+
+def as_gin_value(text):
+  """Gin source for a value from the command line: Gin as it is, anything else quoted.
+
+  `--gin.STEPS=100`, `--gin.TASK=@files.task()` and `--gin.NAME='"a b"'` mean what T5X makes of
+  them; `--gin.TRAIN_FILE=data/train.jsonl` need not be quoted twice.
+  """
+  if not text or re.match(r'[@%]', text):
+    return text or "''"
+  # A container may hold references, as in (@a(), %B).
+  plain = re.sub(r'[@%][\w./]+(\(\))?', '0', text) if text[0] in '[({' else text
+  try:
+    ast.literal_eval(plain)
+  except (ValueError, SyntaxError, TypeError):
+    return repr(text)
+  return text
+
+
+def split_gin_arguments(argv):
+  """Takes `--gin.NAME=value` out of argv: returns (other arguments, gin bindings).
+
+  Raises:
+    ValueError: one of them has no `=value`.
+  """
+  others, bindings = [], []
+  arguments = iter(argv)
+  for argument in arguments:
+    if not argument.startswith('--gin.'):
+      others.append(argument)
+      continue
+    name, equals, value = argument.removeprefix('--gin.').partition('=')
+    if not equals:  # `--gin.NAME value`
+      value = next(arguments, None)
+    if not name or value is None:
+      raise ValueError(f'{argument}: write it as --gin.NAME=value.')
+    bindings.append(f'{name.strip()} = {as_gin_value(value.strip())}')
+  return others, bindings
+
+
+def parse(gin_files, bindings, search_paths, flags, hushed=True):
+  """Reads configs and bindings into gin.
+
+  Args:
+    gin_files: paths, looked up where the command is run, in search_paths, and among those shipped.
+    bindings: as `split_gin_arguments` gives them.
+    search_paths: folders.
+    flags: the flag of each macro that has one of its own.
+    hushed: whether to keep back what libraries print when they are loaded.
+
+  Raises:
+    FileNotFoundError: a config is nowhere on the search path; the message lists shipped ones.
+    ValueError: a macro that needs a value has none, or one is set that nothing reads; the message
+      names it and its flag.
+  """
+  import gin
+
+  # Modules that configs import may lie where the command is run, but hide none installed.
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
+  folders = ['.', *search_paths, str(shipped_root())]
+  for name in gin_files:
+    if not any((Path(folder) / name).is_file() for folder in folders):
+      shipped = '\n  '.join(shipped_configs())
+      raise FileNotFoundError(f'No config {name} in {", ".join(folders)}. Shipped:\n  {shipped}')
+  for folder in folders:
+    gin.add_config_file_search_path(folder)
+  try:
+    with _hushed() if hushed else contextlib.nullcontext():
+      gin.parse_config_files_and_bindings(gin_files, bindings, skip_unknown=False)
+  except ValueError as error:
+    unset = _UNSET.match(str(error))
+    if unset is None:
+      raise
+    name = unset[1] or unset[2]
+    flag = flags.get(name, f'--gin.{name}')
+    raise ValueError(f'{name} is not set: give {flag}=VALUE, or set it in a config.') from None
+  _check_that_all_are_read(bindings, flags)
+
+
+def _check_that_all_are_read(bindings, flags):
+  """Raises a ValueError if a macro is set on the command line that no config reads."""
+  import gin
+
+  read = {'WORKDIR', *re.findall(r'%(\w+)', gin.config_str())}
+  for binding in bindings:
+    name = binding.partition(' = ')[0]
+    if name.isidentifier() and name not in read:
+      like = difflib.get_close_matches(name, read, 1)
+      mend = f'did you mean {like[0]}?' if like else f'there are {", ".join(sorted(read))}.'
+      raise ValueError(f'{flags.get(name, f"--gin.{name}")}: no config reads {name}; {mend}')
+
+
+@contextlib.contextmanager
+def _hushed():
+  """Drops what TensorFlow's libraries print when they are loaded."""
+  sys.stderr.flush()
+  terminal = os.dup(2)
+  with tempfile.TemporaryFile() as said:
+    os.dup2(said.fileno(), 2)
+    try:
+      yield
+    finally:
+      sys.stderr.flush()
+      os.dup2(terminal, 2)
+      os.close(terminal)
+
+
+def macro(name):
+  """A macro's value; None if no config sets it."""
+  import gin
+
+  try:
+    return gin.query_parameter(f'{name}/macro.value')
+  except ValueError:
+    return None
+
+
+def save(workdir):
+  """Writes everything gin was told to `workdir`/config.gin, for the commands that come later.
+
+  Paths become absolute, so that these find the same files wherever they are called.
+  """
+  import gin
+
+  with gin.unlock_config():
+    for name in _PATHS.findall(gin.config_str()):
+      value = macro(name)
+      if isinstance(value, str) and value and '://' not in value:
+        gin.bind_parameter(f'{name}/macro.value', os.path.abspath(value))
+  folder = Path(workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  temporary = folder / f'config.gin.{os.getpid()}'
+  temporary.write_text(gin.config_str(), encoding='utf-8')
+  temporary.replace(folder / 'config.gin')
+
+
+def save_operative(workdir):
+  """Writes the parameters that were really used to `workdir`/operative_config.gin."""
+  import gin
+
+  Path(workdir, 'operative_config.gin').write_text(gin.operative_config_str(), encoding='utf-8')
+
+
+def brief(error):
+  """An error in a line, or with the list it came with; Gin's account of its calls is left out."""
+  message = re.sub(
+    r'\n +In (file ".*"|bindings string),? line (\d+)\n +(.*)(?:\n +\^)?',
+    r' (\1 line \2: \3)',
+    str(error),
+  )
+  message, *calls = re.split(r"\n  In call to configurable '(\w+)' .*", message)
+  if isinstance(error, TypeError) and calls:  # Python's own words, of which function we must say.
+    message = f'{message.partition(chr(10))[0]} (in {calls[0]})'
+  return f'{type(error).__name__}: {message}'
