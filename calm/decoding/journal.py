@@ -4,6 +4,7 @@ Beside `out.jsonl` stands `out.jsonl.settings.json`, what its lines were made wi
 continued by a run of equal settings.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -61,6 +62,15 @@ def _has_settings(path):
   return settings_path(path).is_file()
 
 
+@contextlib.contextmanager
+def _naming(path):
+  """Says which output it is that cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(f'{path} cannot be written: {error.strerror}. Choose another output.') from None
+
+
 class Standard:
   """Standard output, where every run starts anew."""
 
@@ -90,6 +100,7 @@ class Journal:
 
   Raises:
     FileExistsError: the file is not a journal, or one of other settings.
+    OSError: it cannot be written.
   """
 
   def __init__(
@@ -97,7 +108,10 @@ class Journal:
   ):
     self.path = Path(path)
     self.count = 0  # Whole lines that earlier runs left.
-    self.path.parent.mkdir(parents=True, exist_ok=True)
+    if self.path.exists() and not self.path.is_file():  # A folder, a device, a pipe.
+      raise FileExistsError(f"{path} is no file: choose another output, or '-'.")
+    with _naming(path):
+      self.path.parent.mkdir(parents=True, exist_ok=True)
     if overwrite:
       self.path.unlink(missing_ok=True)
     elif differing := differing_settings(path, settings):
@@ -105,8 +119,9 @@ class Journal:
         f'{path} was made with other settings ({", ".join(differing)}; see'
         f' {settings_path(path)}). Choose another output, delete it, or set overwrite = True.'
       )
-    write_json(settings_path(path), dict(settings))
-    self._file = open(self.path, 'a+b')  # noqa: SIM115, closed by __exit__
+    with _naming(path):
+      write_json(settings_path(path), dict(settings))
+      self._file = open(self.path, 'a+b')  # noqa: SIM115, closed by __exit__
     self._cut()
     self._known = open(self.path, 'rb')  # noqa: SIM115
 

@@ -72,6 +72,20 @@ def test_a_file_that_is_no_journal_is_left_alone(path):
   assert path.read_text() == 'precious\n'
 
 
+def test_a_device_and_a_folder_are_refused_and_nothing_is_written(tmp_path):
+  for other in ('/dev/full', tmp_path):
+    with pytest.raises(FileExistsError, match=f'{other} is no file'):
+      journal.Journal(other, SETTINGS)
+    assert not journal.settings_path(other).exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / 'file').write_text('')
+  path = tmp_path / 'file' / 'out.jsonl'
+  with pytest.raises(OSError, match=f'{path} cannot be written: .* Choose another output'):
+    journal.Journal(path, SETTINGS)
+
+
 def test_an_empty_file_may_become_one(path):
   path.parent.mkdir()
   path.touch()
