@@ -5,7 +5,6 @@ a record of TensorFlow Datasets to `inputs` and `targets`, and keeps what the me
 record has no label, as in the test splits of GLUE, the target is empty.
 """
 
-import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -128,8 +127,8 @@ def is_candidate(text: str, example: Record, is_target: bool = False) -> str:
   """Postprocessing of WSC: 'True' or 'False', is the candidate what the pronoun stands for?
 
   As in T5's evaluation, a predicted noun is taken for the candidate if the words of one are among
-  those of the other, apart from determiners, case and punctuation: 'the grey cat', 'Cat'. But
-  "Bob's hat" is not 'hat'.
+  those of the other, apart from determiners and case: 'the grey cat', 'Cat'. But "Bob's hat" is
+  not 'hat'.
   """
   if is_target:
     return str(bool(example['label'] == 1))
@@ -139,12 +138,14 @@ def is_candidate(text: str, example: Record, is_target: bool = False) -> str:
   return str(bool(predicted) and alike and owned[0] == owned[1])
 
 
-_DETERMINERS = 'a an the this that these those my your his her its our their some any every each'
+_DETERMINERS = (
+  'a an each every few her his many much my our some that the their these this those which whose'
+  ' your'
+)
 
 
 def _content_words(text):
-  words = {word.strip(string.punctuation) for word in text.lower().split()}
-  return words - {*_DETERMINERS.split(), ''}
+  return set(text.lower().split()) - set(_DETERMINERS.split())
 
 
 def _join(record, fields, *prefixes):

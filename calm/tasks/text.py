@@ -34,7 +34,8 @@ class PythonSource(seqio.FunctionDataSource):
   """A seqio source over examples that a Python function yields.
 
   `read(split)` yields dicts of `inputs` and `targets` (str), `references` (a list of str, the
-  texts that metrics accept) and `where` (str, names the example in errors).
+  texts that metrics accept) and `where` (str, names the example in errors). `origins` says where a
+  split is read from, for errors.
   """
 
   def __init__(
@@ -42,8 +43,10 @@ class PythonSource(seqio.FunctionDataSource):
     read: Callable[[str], Iterable[Mapping[str, Any]]],
     splits: Sequence[str],
     num_input_examples: Mapping[str, int] | None = None,
+    origins: Mapping[str, str] | None = None,
   ):
     self.read = read
+    self.origins = dict(origins or {})
     super().__init__(self._dataset, splits, num_input_examples, caching_permitted=False)
 
   def _dataset(self, split, shuffle_files=False, seed=None):
@@ -98,17 +101,19 @@ def check_split(task: seqio.Task, split: str):
     )
 
 
+def has_no(what: str, task: seqio.Task, split: str) -> str:
+  """The message that a split has no `what`, with the files it is read from, if they are known."""
+  origin = getattr(task.source, 'origins', {}).get(split)
+  read_from = f'; it is read from {origin}' if origin else ''
+  return f'Split {split!r} of task {task.name!r} has no {what}{read_from}.'
+
+
 def _is_tokenization(task):
   """Whether the task ends in tokenisation and EOS as above, with text before."""
   return tuple(task.preprocessors[-2:]) in (
     TOKENIZATION,
     (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos),
   )
-
-
-def trims_before_eos(task: seqio.Task) -> bool:
-  """Whether a sequence that is cut still ends in EOS."""
-  return seqio.preprocessors.append_eos_after_trim in task.preprocessors
 
 
 def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
@@ -118,8 +123,8 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
   preprocessors leave for metrics, as Python and NumPy values (text as str).
 
   Raises:
-    ValueError: no such split, or the task is not text followed by seqio's `tokenize` and
-      `append_eos_after_trim` or `append_eos`.
+    ValueError: no such split, a text is not UTF-8, or the task is not text followed by seqio's
+      `tokenize` and `append_eos_after_trim` or `append_eos`.
   """
   check_split(task, split)
   if not _is_tokenization(task):
@@ -134,8 +139,12 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
   text = task.replace(preprocessors=before, output_features={})
   dataset = text.source.get_dataset(split=split, shuffle=False)
   dataset = text.preprocess_postcache(dataset, sequence_length=None, seed=0)
-  for example in dataset.as_numpy_iterator():
-    yield _renamed(_decoded(example))
+  for index, example in enumerate(dataset.as_numpy_iterator()):
+    try:
+      decoded = _decoded(example)
+    except UnicodeDecodeError as error:
+      raise ValueError(f'{task.name} {split} example {index}: not UTF-8: {error}.') from None
+    yield _renamed(decoded)
 
 
 def _renamed(example):
