@@ -1,8 +1,8 @@
 """Metrics of generated text: functions of (targets, predictions) that return named numbers.
 
 A target is a text or, where several answers are right, a list of texts. Scores run from 0 to 100,
-correlations from -100 to 100. All raise ValueError if there is nothing to score or the numbers of
-targets and predictions differ.
+correlations from -100 to 100. All raise ValueError if there is nothing to score, the numbers of
+targets and predictions differ, or a target has no text.
 """
 
 import collections
@@ -27,6 +27,9 @@ def _check(targets, predictions):
     raise ValueError(f'{len(targets)} targets for {len(predictions)} predictions.')
   if not len(targets):
     raise ValueError('There are no predictions to score.')
+  for i, target in enumerate(targets):
+    if not _references(target):
+      raise ValueError(f'Target {i} is an empty list: it needs a text to compare with.')
 
 
 def _streams(targets):
