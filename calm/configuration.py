@@ -52,15 +52,16 @@ def as_gin_value(text):
   `--gin.STEPS=100`, `--gin.TASK=@files.task()` and `--gin.NAME='"a b"'` mean what T5X makes of
   them; `--gin.TRAIN_FILE=data/train.jsonl` need not be quoted twice.
   """
-  if not text or re.match(r'[@%]', text):
-    return text or "''"
+  value = text.strip()
+  if value.startswith(('@', '%')):
+    return value
   # A container may hold references, as in (@a(), %B).
-  plain = re.sub(r'[@%][\w./]+(\(\))?', '0', text) if text[0] in '[({' else text
+  plain = re.sub(r'[@%][\w./]+(\(\))?', '0', value) if value.startswith(('[', '(', '{')) else value
   try:
     ast.literal_eval(plain)
   except (ValueError, SyntaxError, TypeError):
     return repr(text)
-  return text
+  return value
 
 
 def split_gin_arguments(argv):
@@ -80,7 +81,7 @@ def split_gin_arguments(argv):
       value = next(arguments, None)
     if not name or value is None:
       raise ValueError(f'{argument}: write it as --gin.NAME=value.')
-    bindings.append(f'{name.strip()} = {as_gin_value(value.strip())}')
+    bindings.append(f'{name.strip()} = {as_gin_value(value)}')
   return others, bindings
 
 
@@ -109,6 +110,7 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
     if not any((Path(folder) / name).is_file() for folder in folders):
       shipped = '\n  '.join(shipped_configs())
       raise FileNotFoundError(f'No config {name} in {", ".join(folders)}. Shipped:\n  {shipped}')
+  gin.clear_config()
   for folder in folders:
     gin.add_config_file_search_path(folder)
   try:

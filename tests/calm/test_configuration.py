@@ -1,0 +1,238 @@
+"""What the command line says is what gin is told, and what is saved says it again."""
+
+import contextlib
+import os
+import sys
+import textwrap
+
+import pytest
+
+import gin
+from calm import configuration
+
+# A config without the weight of the real ones: it sets a function of Python's own library.
+CONFIG = """# Wraps a text.
+from __gin__ import dynamic_registration
+import textwrap
+
+WIDTH = 30
+INDENT = %gin.REQUIRED
+NOTES_FILE = ''
+textwrap.fill:
+  width = %WIDTH
+  initial_indent = %INDENT
+  subsequent_indent = %NOTES_FILE
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+  """A folder with wrap.gin, in which the test runs; gin and the module path are as they were."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', [*sys.path])
+  (tmp_path / 'wrap.gin').write_text(CONFIG)
+  yield tmp_path
+  gin.clear_config()
+
+
+def parse(*bindings, files=('wrap.gin',), search_paths=(), flags=()):
+  others, bindings = configuration.split_gin_arguments(bindings)
+  assert not others
+  configuration.parse(list(files), bindings, list(search_paths), dict(flags))
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'data/train.jsonl',
+    'gs://bucket/train-*.jsonl',
+    'two words',
+    'question: ',
+    ' ',
+    "it's",
+    'a "quoted" word',
+    'back\\slash',
+    '',
+    '2024-01-01',
+    '{en}',
+    '{question} at 50%',
+    '{user}@{host}',
+    '{{}}',
+    '(see @home)',
+    '[en] is {en}',
+    'one\ntwo',
+  ],
+)
+def test_a_text_needs_no_quotes(text):
+  assert gin.config.parse_value(configuration.as_gin_value(text)) == text
+
+
+@pytest.mark.parametrize(
+  ('text', 'value'),
+  [
+    ('100', 100),
+    ('1e-3', 1e-3),
+    ('-2', -2),
+    ('True', True),
+    ('None', None),
+    ("'100'", '100'),
+    ('"two words"', 'two words'),
+    ("(1, 'a')", (1, 'a')),
+    ("{'label': ('no', 'yes')}", {'label': ('no', 'yes')}),
+  ],
+)
+def test_what_is_a_value_of_python_is_one(text, value):
+  assert gin.config.parse_value(configuration.as_gin_value(text)) == value
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['@files.task()', '@bleu', '%SEED', '(@metrics.bleu, @metrics.chrf)', "{'a': [%B, @c.d()]}"],
+)
+def test_references_are_left_to_gin(text):
+  assert configuration.as_gin_value(text) == text
+
+
+def test_bindings_are_taken_out_of_the_arguments():
+  argv = ['train', '--gin.A=1', '--workdir', 'w', '--gin.b.c.d', 'x=y', '--gin.E=', '--gin.F = 2']
+  others, bindings = configuration.split_gin_arguments(argv)
+  assert others == ['train', '--workdir', 'w']
+  assert bindings == ['A = 1', "b.c.d = 'x=y'", "E = ''", 'F = 2']
+
+
+@pytest.mark.parametrize('argument', ['--gin.A', '--gin.=1', '--gin.'])
+def test_a_binding_without_name_or_value_is_named(argument):
+  with pytest.raises(ValueError, match=f'{argument}: write it as --gin.NAME=value'):
+    configuration.split_gin_arguments(['train', argument])
+
+
+def test_later_configs_are_over_earlier_ones_and_the_command_line_over_all(folder):
+  (folder / 'deeper').mkdir()
+  (folder / 'deeper' / 'narrow.gin').write_text("WIDTH = 20\nINDENT = '> '\n")
+  parse(files=['wrap.gin', 'narrow.gin'], search_paths=['deeper'])
+  assert gin.get_configurable(textwrap.fill)('x ' * 12).splitlines()[0] == '> ' + 'x ' * 8 + 'x'
+  parse('--gin.WIDTH=10', '--gin.INDENT', '- ', files=['wrap.gin', 'deeper/narrow.gin'])
+  assert gin.get_configurable(textwrap.fill)('x ' * 12).splitlines()[0] == '- x x x x'
+
+
+def test_a_parameter_is_set_by_its_name():
+  parse('--gin.INDENT=', '--gin.textwrap.fill.width=5')
+  assert gin.get_configurable(textwrap.fill)('x ' * 12).splitlines()[0] == 'x x x'
+
+
+def test_a_module_of_the_users_is_found_where_the_command_is_run(folder):
+  (folder / 'my_own_texts.py').write_text('def shout(text):\n  return text.upper()\n')
+  (folder / 'my.gin').write_text(
+    'from __gin__ import dynamic_registration\nimport my_own_texts\nmy_own_texts.shout.text = %TEXT'
+  )
+  parse('--gin.TEXT=hi', files=['my.gin'])
+  import my_own_texts
+
+  assert gin.get_configurable(my_own_texts.shout)() == 'HI'
+
+
+def test_an_unknown_config_is_named_beside_those_that_are_shipped():
+  with pytest.raises(
+    FileNotFoundError, match=r'No config nope\.gin in \., here, .*Shipped:'
+  ) as info:
+    parse(files=['nope.gin'], search_paths=['here'])
+  assert '\n  configs/quickstart.gin\n' in str(info.value) + '\n'
+
+
+def test_a_shipped_config_has_a_header_that_says_what_it_is():
+  configs = configuration.shipped_configs()
+  assert configs['configs/quickstart.gin'].startswith('The quickstart')
+  assert all(len(header) > 20 for header in configs.values())
+
+
+@pytest.mark.parametrize(
+  ('flags', 'flag'), [((), '--gin.INDENT'), ({'INDENT': '--dent'}, '--dent')]
+)
+def test_a_macro_without_a_value_is_named_with_its_flag(flags, flag):
+  with pytest.raises(ValueError, match=f'^INDENT is not set: give {flag}=VALUE'):
+    parse(flags=flags)
+
+
+def test_a_macro_that_a_config_reads_and_never_sets_is_named(folder):
+  (folder / 'wider.gin').write_text(CONFIG.replace('= %WIDTH', '= %WIDER'))
+  with pytest.raises(ValueError, match=r'^WIDER is not set: give --gin\.WIDER=VALUE'):
+    parse('--gin.INDENT=', files=['wider.gin'])
+
+
+def test_a_macro_that_nothing_reads_is_an_error():
+  with pytest.raises(ValueError, match=r'--gin\.WITDH: no config reads WITDH; did you mean WIDTH'):
+    parse('--gin.INDENT=', '--gin.WITDH=3')
+  with pytest.raises(ValueError, match='--split: no config reads EVALUATION_SPLIT; there are'):
+    parse('--gin.INDENT=', '--gin.EVALUATION_SPLIT=test', flags={'EVALUATION_SPLIT': '--split'})
+
+
+def test_what_libraries_print_when_loaded_is_dropped_unless_asked_for(folder, capfd):
+  (folder / 'my_loud_module.py').write_text('import os\nos.write(2, b"chatter")\n')
+  loud = 'from __gin__ import dynamic_registration\nimport my_loud_module\n'
+  (folder / 'loud.gin').write_text(loud + 'NOTHING = 1\nthis is no gin')
+  for hushed, said in ((True, ''), (False, 'chatter')):
+    sys.modules.pop('my_loud_module', None)
+    with contextlib.suppress(SyntaxError):
+      configuration.parse(['loud.gin'], [], [], {}, hushed=hushed)
+    assert said in capfd.readouterr().err.split('\n')
+
+
+def test_a_saved_config_says_the_same(folder):
+  long = 'a text that is longer than a line of a saved config, with {fields} and "quotes" ' * 3
+  parse('--gin.WIDTH=7', f'--gin.INDENT={long}')
+  configuration.save('run')
+  text = gin.config_str()
+  parse(files=['run/config.gin'])
+  assert gin.config_str() == text
+  assert configuration.macro('INDENT') == long
+  assert os.listdir('run') == ['config.gin']
+
+
+def test_a_saved_path_is_found_from_everywhere(folder, monkeypatch):
+  for value in ('notes.txt', '../notes-*.txt', 'gs://bucket/notes.txt', '/notes.txt', 'None'):
+    parse('--gin.INDENT=dent', f'--gin.NOTES_FILE={value}')
+    configuration.save('run')
+    monkeypatch.chdir('/')
+    parse(files=[f'{folder}/run/config.gin'])
+    absolute = {
+      'notes.txt': f'{folder}/notes.txt',
+      '../notes-*.txt': f'{folder.parent}/notes-*.txt',
+      'None': None,
+    }
+    assert configuration.macro('NOTES_FILE') == absolute.get(value, value)
+    assert configuration.macro('INDENT') == 'dent'
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize(
+  ('lines', 'expected'),
+  [
+    (
+      'textwrap.dedent.txt = 3',
+      "ValueError: Configurable 'textwrap.dedent' doesn't have a parameter named 'txt'. "
+      '(file "odd.gin" line 4: textwrap.dedent.txt = 3)',
+    ),
+    (
+      "textwrap.fill:\n  text = 'x'\n  width = 'wide'",
+      "TypeError: '<=' not supported between instances of 'str' and 'int' (in fill)",
+    ),
+    (
+      'textwrap.fill.width = 0',
+      "TypeError: fill() missing 1 required positional argument: 'text' (in fill)",
+    ),
+    ("textwrap.fill:\n  text = 'x'\n  width = 0", 'ValueError: invalid width 0 (must be > 0)'),
+  ],
+)
+def test_an_error_is_a_line_without_the_calls_of_gin(folder, lines, expected):
+  (folder / 'odd.gin').write_text(
+    f'from __gin__ import dynamic_registration\nimport textwrap\n\n{lines}\n'
+  )
+  with pytest.raises((ValueError, TypeError)) as info:  # noqa: PT012
+    parse(files=['odd.gin'])
+    gin.get_configurable(textwrap.fill)()
+  assert configuration.brief(info.value) == expected
+
+
+def test_an_error_keeps_its_list():
+  assert configuration.brief(KeyError('a')) == "KeyError: 'a'"
+  assert configuration.brief(ValueError('missing:\n  a\n  b')) == 'ValueError: missing:\n  a\n  b'
