@@ -7,6 +7,7 @@ in `deux cents` that goes before another number.
 
 import functools
 import random
+import sys
 from collections.abc import Callable, Sequence
 
 import seqio
@@ -69,8 +70,10 @@ def draw_numbers(sizes: Sequence[int], max_number: int, seed: int = 0) -> list[l
   not lost among long ones. Where they run out, the rest is longer.
 
   Raises:
-    ValueError: there are fewer numbers than asked for.
+    ValueError: there are fewer numbers than asked for, or max_number is beyond 64 bits.
   """
+  if max_number > sys.maxsize:
+    raise ValueError(f'max_number is {max_number}, and {sys.maxsize} is the most.')
   wanted = sum(sizes)
   if min(sizes) < 1 or wanted > max_number + 1:
     raise ValueError(
