@@ -106,7 +106,7 @@ def train_batches(
     A BatchIterator.
 
   Raises:
-    ExampleError: an example is too long, empty, or has a token beyond vocab_size.
+    ExampleError: an example is too long, has no tokens, or one beyond vocab_size.
     ValueError: no such split, an empty one, or batch_size is not a multiple of num_shards.
   """
   shard, shards = _shard(shard_index, num_shards)
@@ -194,16 +194,18 @@ def evaluation_examples(
   """The examples of a split in order, the first `limit` of them if it is given.
 
   Raises:
-    ExampleError: an input is too long (and not to be cut), or has a token beyond vocab_size.
-    ValueError: no such split, or an empty one.
+    ExampleError: an input is too long (and not to be cut), has no tokens, or one beyond vocab_size.
+    ValueError: no such split, or an empty one, or a limit below 1.
   """
+  if limit is not None and limit < 1:
+    raise ValueError(f'limit is {limit}: 1 at least, or None for all examples.')
   lengths = {'inputs': inputs_length}
   examples = [
-    _checked(example, lengths, truncate, vocab_size)
+    _checked(example, task, lengths, truncate, vocab_size)
     for example in itertools.islice(_examples(task, split), limit)
   ]
   if not examples:
-    raise ValueError(f'Split {split!r} of task {task.name!r} has no examples.')
+    raise ValueError(text.has_no('examples', task, split))
   return examples
 
 
@@ -230,16 +232,28 @@ def encode(vocabulary: seqio.Vocabulary, texts: Sequence[str]) -> list[list[int]
   return [list(vocabulary.encode(one)) for one in texts]
 
 
-def fit(tokens: np.ndarray, length: int, truncate: bool, where: str, feature: str) -> np.ndarray:
-  """`tokens` (EOS included) if they fit into `length`; cut before EOS if that is allowed.
+def fit(
+  tokens: np.ndarray,
+  length: int,
+  truncate: bool,
+  where: str,
+  feature: str,
+  *,
+  ends_in_eos: bool = True,
+) -> np.ndarray:
+  """`tokens` if they fit into `length`; if that is allowed, cut before EOS.
 
   Raises:
     ExampleError: they do not fit and are not to be cut.
+    ValueError: nothing fits into `length`.
   """
+  if length < 1:
+    raise ValueError(f'{feature.upper()}_LENGTH must be 1 at least, not {length}.')
   if len(tokens) <= length:
     return tokens
   if truncate:
-    return np.concatenate([tokens[: length - 1], tokens[-1:]])
+    kept = int(ends_in_eos)
+    return np.concatenate([tokens[: length - kept], tokens[len(tokens) - kept :]])
   raise ExampleError(
     f'{where}: the {feature} have {len(tokens)} tokens, and {feature.upper()}_LENGTH is {length}. '
     'Set it higher, or cut with TRUNCATE = True.'
@@ -273,15 +287,19 @@ def _examples(task: seqio.Task, split: str) -> Iterator[Example]:
       bar.update(len(chunk))
 
 
-def _checked(example, lengths, truncate, vocab_size):
+def _checked(example, task, lengths, truncate, vocab_size):
   """The example with what has a length in `lengths` cut to it; or an ExampleError."""
-  where = example.raw['where']
-  cut = {
-    name: fit(getattr(example, name), length, truncate, where, name)
-    for name, length in lengths.items()
-  }
-  for name, tokens in cut.items():
-    if vocab_size is not None and len(tokens) and tokens.max() >= vocab_size:
+  where, cut = example.raw['where'], {}
+  for name, length in lengths.items():
+    ends_in_eos = task.output_features[name].add_eos
+    tokens = fit(getattr(example, name), length, truncate, where, name, ends_in_eos=ends_in_eos)
+    cut[name] = tokens
+    if not len(tokens):  # A row of nothing but padding has nothing to attend to.
+      raise ExampleError(
+        f'{where}: the {name} have no tokens. Leave the example out, or let the feature end in EOS'
+        ' (add_eos = True).'
+      )
+    if vocab_size is not None and tokens.max() >= vocab_size:
       raise ExampleError(
         f'{where}: the {name} hold token {tokens.max()}, and the model knows {vocab_size} '
         '(VOCAB_SIZE): it was made for another vocabulary.'
@@ -294,11 +312,11 @@ def _tokenised(task, split, inputs_length, targets_length, truncate, vocab_size)
   lengths = {'inputs': inputs_length, 'targets': targets_length}
   inputs, targets = [], []
   for example in _examples(task, split):
-    checked = _checked(example, lengths, truncate, vocab_size)
+    checked = _checked(example, task, lengths, truncate, vocab_size)
     inputs.append(checked.inputs)
     targets.append(checked.targets)
   if not inputs:
-    raise ValueError(f'Split {split!r} of task {task.name!r} has no examples.')
+    raise ValueError(text.has_no('examples', task, split))
   return _Pairs(RaggedArray.from_rows(inputs), RaggedArray.from_rows(targets))
 
 

@@ -56,8 +56,9 @@ def task(
 
   Raises:
     FileNotFoundError: a path leads to no file.
-    ValueError: no split has a path, or a template cannot be read. On reading: a line is not UTF-8,
-      does not parse, or lacks a field; the message names file and line.
+    ValueError: no split has a path, a template cannot be read, or labels are no texts or for a
+      field that no template has. On reading: a line is not UTF-8, does not parse, or lacks a field;
+      the message names file and line.
   """
   paths = {
     split: path for split, path in zip(SPLITS, (train, validation, test), strict=True) if path
@@ -81,7 +82,8 @@ def task(
       except FieldError as error:
         raise ValueError(f'{where}: {error}') from None
 
-  return text.task(name, text.PythonSource(read, list(paths)), vocabulary, metrics=metrics)
+  source = text.PythonSource(read, list(paths), origins=paths)
+  return text.task(name, source, vocabulary, metrics=metrics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,22 @@ class _Form:
   targets: Template
   references: tuple[Template, ...]
   labels: dict[str, Any]
+
+  def __post_init__(self):
+    templates = (self.inputs, self.targets, *self.references)
+    fields = {field for template in templates for field in template.fields}
+    for field, names in self.labels.items():
+      texts = names.values() if isinstance(names, Mapping) else names
+      if isinstance(names, str) or not all(isinstance(one, str) for one in texts):
+        raise ValueError(
+          f'The labels of {field!r} are {names!r}, and a list of texts or a mapping to texts is'
+          ' needed.'
+        )
+      if field not in fields:
+        raise ValueError(
+          f'There are labels for {field!r}, which no template has; they have'
+          f' {", ".join(map(repr, sorted(fields))) or "no fields"}.'
+        )
 
   def fill(self, record):
     targets = self.targets.fill(record, self.labels)
@@ -114,6 +132,7 @@ def _matches(path, macro):
   if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
     return [path]
   found = sorted(tf.io.gfile.glob(path)) if '*' in path else []
+  found = [one for one in found if not tf.io.gfile.isdir(one)]
   if not found:
     what = 'a folder, not a file' if tf.io.gfile.isdir(path) else 'no such file'
     raise FileNotFoundError(f'{path}: {what}. Set {macro} to a file of JSON Lines or .tsv.')
@@ -134,9 +153,11 @@ def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json_lines(path):
   for where, line in _lines(path):
+    if not line.strip():
+      continue
     try:
       record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise ValueError(f'{where}: not JSON: {error}.') from None
     if not isinstance(record, dict):
       raise ValueError(f'{where}: a JSON object is needed, as in {{"en": "..."}}.')
@@ -146,6 +167,8 @@ def _json_lines(path):
 def _tsv(path):
   header = None
   for where, line in _lines(path):
+    if not line.strip(' '):  # Tabs alone are a row of empty texts.
+      continue
     columns = line.split('\t')
     if header is None:
       header = columns
@@ -158,14 +181,13 @@ def _tsv(path):
 
 
 def _lines(path):
-  """('file:line', text) of the lines that are not blank."""
+  """('file:line', text) of every line."""
   number = 0
   try:
     with _open(path) as file:
       for number, line in enumerate(file, 1):
-        decoded = line.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
-        if decoded.strip():
-          yield f'{path}:{number}', decoded
+        decoded = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+        yield f'{path}:{number}', decoded.rstrip('\r\n')
   except UnicodeDecodeError as error:
     raise ValueError(f'{path}:{number}: not UTF-8: {error}.') from None
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -44,6 +44,11 @@ class Template:
       parts.append((literal, None if field is None else _path(field, self.template)))
     return tuple(parts)
 
+  @property
+  def fields(self) -> list[str]:
+    """The fields as they are written, such as 'answers[text]'."""
+    return [_name(path) for _, path in self.parts if path is not None]
+
   def fill(self, record: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     """The text for one record."""
     return ''.join(

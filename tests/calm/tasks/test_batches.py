@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import seqio
 
 from calm.tasks import batches, text, vocabularies
 
@@ -231,6 +232,47 @@ def test_what_is_cut_still_ends_in_eos_and_evaluation_targets_are_whole(translat
     assert example.targets.tolist() == list(targets)
 
 
+@pytest.mark.parametrize('length', [0, -3])
+@pytest.mark.parametrize('truncate', [True, False])
+def test_a_row_without_room_is_an_error(translation, length, truncate):
+  for feature in ('inputs', 'targets'):
+    with pytest.raises(ValueError, match=f'{feature.upper()}_LENGTH must be 1 at least, not'):
+      stream(translation(), **{f'{feature}_length': length}, truncate=truncate)
+  with pytest.raises(ValueError, match=f'INPUTS_LENGTH must be 1 at least, not {length}'):
+    batches.evaluation_examples(translation(), 'train', inputs_length=length, truncate=truncate)
+
+
+def without_eos(task):
+  feature = seqio.Feature(vocabularies.byte_vocabulary(), add_eos=False)
+  return task.replace(output_features={'inputs': feature, 'targets': feature})
+
+
+@pytest.mark.parametrize(
+  ('feature', 'record'), [('inputs', {'en': '', 'fr': 'x'}), ('targets', {'en': 'x', 'fr': ''})]
+)
+def test_an_example_without_a_token_is_named(translation, feature, record):
+  task = translation([{'en': 'a', 'fr': 'b'}, record], inputs='{en}')
+  stream(task)  # EOS alone is a token.
+  with pytest.raises(batches.ExampleError, match=rf'train\.jsonl:2: the {feature} have no tokens'):
+    stream(without_eos(task))
+
+
+def test_an_evaluation_input_without_a_token_is_named_and_a_target_may_be_empty(translation):
+  task = without_eos(translation([{'en': 'a', 'fr': ''}, {'en': '', 'fr': ''}], inputs='{en}'))
+  (example,) = batches.evaluation_examples(task, 'train', inputs_length=9, limit=1)
+  assert example.targets.tolist() == []
+  with pytest.raises(batches.ExampleError, match=r'train\.jsonl:2: the inputs have no tokens'):
+    batches.evaluation_examples(task, 'train', inputs_length=9)
+
+
+def test_what_does_not_end_in_eos_is_cut_at_its_end(translation):
+  task = without_eos(translation([{'en': 'abcdef', 'fr': 'xyz'}], inputs='{en}'))
+  options = {'inputs_length': 4, 'targets_length': 2, 'truncate': True}
+  ((inputs, targets),) = segments(next(stream(task, 1, pack=False, **options)))
+  assert bytes(token - 3 for token in inputs) == b'abcd'
+  assert bytes(token - 3 for token in targets) == b'xy'
+
+
 def test_a_token_that_the_model_does_not_know_is_an_error(translation):
   # Bytes are tokens from 3 on: 'z' is 125, and 'x' 123 is the largest in these texts.
   records = [{'en': 'ab', 'fr': 'x'}, {'en': 'z', 'fr': ''}]
@@ -242,12 +284,17 @@ def test_a_token_that_the_model_does_not_know_is_an_error(translation):
     batches.evaluation_examples(translation(records), 'train', inputs_length=9, vocab_size=125)
 
 
-def test_an_empty_split_is_an_error(translation):
-  complaint = "Split 'train' of task 'files' has no examples"
+def test_an_empty_split_is_an_error_that_names_the_file(translation):
+  complaint = r"Split 'train' of task 'files' has no examples; it is read from .*train\.jsonl\."
   with pytest.raises(ValueError, match=complaint):
     stream(translation([]))
   with pytest.raises(ValueError, match=complaint):
     batches.evaluation_examples(translation([]), 'train', inputs_length=9)
+
+
+def test_a_limit_below_1_is_an_error(translation):
+  with pytest.raises(ValueError, match='limit is 0: 1 at least'):
+    batches.evaluation_examples(translation(), 'train', inputs_length=29, limit=0)
 
 
 def test_an_unknown_split_is_an_error(translation):

@@ -36,6 +36,10 @@ def test_tab_separated_values_take_their_names_from_the_header(write):
   assert read(path) == [('un "deux', 'trois', ['trois']), ('quatre', '', [''])]
 
 
+def test_tabs_alone_are_a_row_of_empty_texts(write):
+  assert read(write('x.tsv', 'a\tb\n\t\nx\ty\n  \n')) == [('', '', ['']), ('x', 'y', ['y'])]
+
+
 @pytest.mark.parametrize('name', ['x.jsonl.gz', 'x.tsv.gz', 'no_ending_says_so.jsonl'])
 def test_gzip_is_unpacked_whatever_the_name(write, name):
   content = 'a\tb\nx\ty\n' if 'tsv' in name else '{"a": "x", "b": "y"}\n'
@@ -66,6 +70,14 @@ def test_a_name_with_a_star_in_it_is_a_file_first(write):
   assert read(write('a*.jsonl', [{'a': 'this', 'b': ''}])) == [('this', '', [''])]
 
 
+def test_a_pattern_leaves_folders_out(write, tmp_path):
+  (tmp_path / 'part-0.jsonl').mkdir()
+  path = write('part-1.jsonl', [{'a': 'this', 'b': ''}]).replace('part-1', 'part-*')
+  assert read(path) == [('this', '', [''])]
+  with pytest.raises(FileNotFoundError, match=r'part-0\*: no such file'):
+    read(str(tmp_path / 'part-0*'))
+
+
 def test_labels_give_words_to_numbers(write):
   path = write('x.jsonl', [{'a': 'good', 'label': 1}, {'a': 'bad', 'label': '0'}])
   names = {'label': ['negative', 'positive']}
@@ -78,6 +90,35 @@ def test_a_value_without_label_is_an_error_that_says_which(write, label):
   path = write('x.jsonl', [{'a': 'x', 'label': label}])
   with pytest.raises(ValueError, match=r'x\.jsonl:1: label is .*, not a label from 0 to 1'):
     read(path, '{a}', '{label}', labels={'label': ['negative', 'positive']})
+
+
+@pytest.mark.parametrize(
+  ('labels', 'complaint'),
+  [
+    (
+      {'lable': ['no', 'yes']},
+      r"labels for 'lable', which no template has; they have 'a', 'label'",
+    ),
+    ({'label': 'no'}, r"The labels of 'label' are 'no', and a list of texts or a mapping"),
+    ({'label': [0, 1]}, r"The labels of 'label' are \[0, 1\]"),
+    ({'label': {'n': 0}}, r"The labels of 'label' are \{'n': 0\}"),
+  ],
+)
+def test_labels_that_fit_nothing_are_an_error_before_any_record(write, labels, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    read(write('x.jsonl', []), '{a}', '{label}', labels=labels)
+
+
+def test_labels_may_be_of_items_and_of_references(write):
+  path = write('x.jsonl', [{'a': 'x', 'votes': [1, 0]}])
+  names = ['no', 'yes']
+  ((_, target, references),) = read(
+    path,
+    targets='{votes[0]}',
+    references='{votes}',
+    labels={'votes[0]': names, 'votes': {1: 'yes', 0: 'no'}},
+  )
+  assert (target, references) == ('yes', ['yes', 'no'])
 
 
 def test_references_are_a_list_of_a_record(write):
@@ -118,6 +159,9 @@ def test_metrics_see_the_references(write):
     (b'{"a": "x", "b": null}', 'b is null, not a text'),
     (b'{"a": "x", "b": ["y"]}', 'b is a list, not a text'),
     (b'{"a": "x", "b": "\\ud800"}', 'cannot be written as UTF-8'),
+    (b'[' * 100_000, 'not JSON: maximum recursion depth'),
+    (b'{"a": 1' + b'0' * 5000 + b', "b": ""}', 'not JSON: Exceeds the limit'),
+    ('{"a": "x", "b": "y"}'.encode('utf-16'), 'not UTF-8'),
   ],
 )
 def test_a_bad_line_is_named_by_file_and_number(write, line, complaint):
@@ -133,6 +177,9 @@ def test_a_bad_line_is_named_by_file_and_number(write, line, complaint):
     ('a\tb\nx\ty\nx\ty\tz\n', r'x\.tsv:3: 3 columns, but the header line has 2'),
     ('a\tb\nx\n', r'x\.tsv:2: 1 columns, but the header line has 2'),
     ('a\ta\nx\ty\n', r'x\.tsv:1: a column name appears twice'),
+    ('x\ty\nz\tw\n', r"x\.tsv:2: no field '[ab]'; there are 'x', 'y'"),
+    ('a,b\nx,y\n', r"x\.tsv:2: no field '[ab]'; there are 'a,b'"),
+    (b'a\tb\n\ncaf\xe9\ty\n', r'x\.tsv:3: not UTF-8'),
   ],
 )
 def test_a_bad_row_is_named_by_file_and_number(write, content, complaint):
@@ -140,11 +187,13 @@ def test_a_bad_row_is_named_by_file_and_number(write, content, complaint):
     read(write('x.tsv', content))
 
 
-@pytest.mark.parametrize('damage', ['cut short', 'header', 'block', 'checksum'])
+@pytest.mark.parametrize('damage', ['cut short', 'header', 'block', 'checksum', 'appended'])
 def test_a_damaged_gzip_file_is_named(write, damage):
   packed = bytearray(gzip.compress(b''.join(b'{"a": "%d", "b": ""}\n' % i for i in range(999))))
   if damage == 'cut short':
     packed = packed[:-40]
+  elif damage == 'appended':
+    packed += b'and more'
   else:  # The method is byte 2, deflate's first byte is 10, the checksum is 8 bytes from the end.
     packed[{'header': 2, 'block': 10, 'checksum': -8}[damage]] ^= 255
   path = write('x.jsonl.gz', bytes(packed))
@@ -159,6 +208,18 @@ def test_a_missing_file_is_named_with_the_macro_that_sets_it(tmp_path, write):
     read(str(tmp_path))
   with pytest.raises(FileNotFoundError, match=r'no-\*: no such file'):
     read(str(tmp_path / 'no-*'))
+
+
+def test_a_file_that_is_gone_when_it_is_read_is_named(write, tmp_path):
+  task = files.task(
+    train=write('x.jsonl', []),
+    inputs='{a}',
+    targets='{b}',
+    vocabulary=vocabularies.byte_vocabulary(),
+  )
+  (tmp_path / 'x.jsonl').unlink()
+  with pytest.raises(FileNotFoundError, match=r'x\.jsonl: no such file'):
+    list(text.examples(task, 'train'))
 
 
 def test_a_task_without_files_names_the_macros():

@@ -83,3 +83,8 @@ def test_one_field_with_a_list_gives_every_text_of_it():
     fill_all('{b}')
   with pytest.raises(FieldError, match='a is a list'):
     fill_all('one of {a}')
+
+
+def test_fields_are_given_as_they_are_written():
+  assert Template('{a} {{b}} {c[d][0]}{a}').fields == ['a', 'c[d][0]', 'a']
+  assert Template('none').fields == []
