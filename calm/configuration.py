@@ -111,6 +111,9 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
       shipped = '\n  '.join(shipped_configs())
       raise FileNotFoundError(f'No config {name} in {", ".join(folders)}. Shipped:\n  {shipped}')
   gin.clear_config()
+  # Gin also takes configs/a.gin for a file of a Python package `configs`, and fails where that is
+  # a folder without code. Nothing public takes this reader out.
+  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
   for folder in folders:
     gin.add_config_file_search_path(folder)
   try:

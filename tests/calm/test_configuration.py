@@ -131,6 +131,14 @@ def test_a_module_of_the_users_is_found_where_the_command_is_run(folder):
   assert gin.get_configurable(my_own_texts.shout)() == 'HI'
 
 
+def test_a_folder_of_the_same_name_hides_no_config(folder):
+  (folder / 'mine').mkdir()
+  (folder / 'elsewhere' / 'mine').mkdir(parents=True)
+  (folder / 'elsewhere' / 'mine' / 'narrow.gin').write_text("include 'wrap.gin'\nWIDTH = 20\n")
+  parse('--gin.INDENT=', files=['mine/narrow.gin'], search_paths=['elsewhere'])
+  assert configuration.macro('WIDTH') == 20
+
+
 def test_an_unknown_config_is_named_beside_those_that_are_shipped():
   with pytest.raises(
     FileNotFoundError, match=r'No config nope\.gin in \., here, .*Shipped:'
