@@ -24,14 +24,22 @@ class MissingVocabularyError(FileNotFoundError):
   """There is no vocabulary where the configuration looks for it."""
 
 
+class VocabularyError(ValueError):
+  """A file is no vocabulary, or one whose special tokens are others."""
+
+
 def byte_vocabulary() -> seqio.Vocabulary:
   """The 256 bytes of UTF-8, from id 3, as in ByT5 (https://arxiv.org/abs/2105.13626)."""
   return seqio.ByteVocabulary(extra_ids=0)
 
 
-def t5() -> seqio.Vocabulary:
-  """The 32000 pieces and 100 sentinels of T5's checkpoints, read from Google's public bucket."""
-  return sentencepiece(T5_VOCABULARY, extra_ids=100)
+def t5(path: str = T5_VOCABULARY) -> seqio.Vocabulary:
+  """The 32000 pieces and 100 sentinels of T5's checkpoints.
+
+  They are read from Google's public bucket, or from a copy, such as the `spiece.model` of a T5 in
+  Hugging Face's form.
+  """
+  return sentencepiece(path, extra_ids=100)
 
 
 def sentencepiece(path: str, extra_ids: int = 0) -> seqio.Vocabulary:
@@ -40,8 +48,12 @@ def sentencepiece(path: str, extra_ids: int = 0) -> seqio.Vocabulary:
   The file is read when first needed: text can be read, and a vocabulary made of it, before.
 
   Raises:
+    ValueError: there is no path.
     MissingVocabularyError: on first use, if there is no such file.
+    VocabularyError: on first use, if it is none, or pad, EOS and unknown are not 0, 1 and 2.
   """
+  if not path:
+    raise ValueError('A SentencePiece vocabulary needs a file: set VOCABULARY_PATH.')
   return _SentencePieceVocabulary(os.fspath(path), extra_ids=extra_ids)
 
 
@@ -51,20 +63,46 @@ def in_workdir(workdir: str) -> str:
 
 
 class _SentencePieceVocabulary(seqio.SentencePieceVocabulary):
-  """Says how to come by a missing file."""
+  """Says how to come by a missing file, and which one is no vocabulary."""
 
   def _model_context(self):
-    if self._model is None and not tf.io.gfile.exists(self.sentencepiece_model_file):
-      raise MissingVocabularyError(
-        f'No vocabulary {self.sentencepiece_model_file}: make it with `calm vocab`, with the '
-        'options that `calm train` is given, or set VOCABULARY_PATH.'
-      )
+    if self._model is None:
+      _check_file(self.sentencepiece_model_file)
     return super()._model_context()
+
+
+def _check_file(path):
+  """Raises an error that names the file, unless it is a vocabulary as this module makes them."""
+  if path == T5_VOCABULARY:
+    mend = 'set VOCABULARY_PATH to a copy of it, such as the spiece.model of a T5.'
+  else:
+    mend = (
+      'make it with `calm vocab`, with the options that `calm train` is given, or set '
+      'VOCABULARY_PATH.'
+    )
+  try:
+    with tf.io.gfile.GFile(path, 'rb') as file:
+      content = file.read()
+  except tf.errors.OpError as error:
+    reason = '' if isinstance(error, tf.errors.NotFoundError) else f' ({error.message})'
+    raise MissingVocabularyError(f'No vocabulary {path}{reason}: {mend}') from None
+  try:
+    processor = sentencepiece_library.SentencePieceProcessor(model_proto=content)
+  except RuntimeError as error:
+    raise VocabularyError(
+      f'{path} is not a SentencePiece model ({error}): remove it, then {mend}'
+    ) from None
+  ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+  if ids != (0, 1, 2):
+    raise VocabularyError(
+      f'{path} has pad {ids[0]}, EOS {ids[1]} and unknown {ids[2]} (-1 is none), and must have 0, 1'
+      ' and 2: train it with pad_id=0, eos_id=1, unk_id=2, or with `calm vocab`.'
+    )
 
 
 def write_vocabulary(
   task: seqio.Task,
-  path: str,
+  path: str | None,
   vocab_size: int,
   *,
   split: str = 'train',
@@ -79,23 +117,28 @@ def write_vocabulary(
 
   Args:
     task: text in, text out; its own vocabulary is not needed.
-    path: file to write.
+    path: file to write; None where there is none to make, as with bytes.
     vocab_size: pieces in all, pad, EOS and unknown included.
     split: of the task.
     max_examples: read no more than so many.
     byte_fallback: spell unknown characters in bytes; takes 256 pieces.
 
   Raises:
-    ValueError: the split is empty, or its text has no use for, or needs more than, vocab_size
-      pieces.
+    ValueError: there is no path, the split is empty, or its text has no use for, or needs more
+      than, vocab_size pieces.
   """
+  if not path:
+    raise ValueError(
+      "This configuration has no vocabulary to make: bytes need none, and T5's own is there."
+      ' To make one, include gin/tasks/sentencepiece.gin.'
+    )
   if tf.io.gfile.exists(path) and not overwrite:
     print(f'{path} is there already and stays as it is.', file=sys.stderr)
     return path
   sentences = _sentences(itertools.islice(text.examples(task, split), max_examples))
   first = next(sentences, None)
   if first is None:
-    raise ValueError(f'Split {split!r} of task {task.name!r} has no text.')
+    raise ValueError(text.has_no('text', task, split))
   model = io.BytesIO()
   try:
     sentencepiece_library.SentencePieceTrainer.train(

@@ -3,6 +3,8 @@
 import os
 
 import pytest
+import sentencepiece
+import tensorflow as tf
 
 from calm.tasks import text, vocabularies
 
@@ -93,7 +95,7 @@ def test_a_size_that_does_not_suit_the_text_is_an_error(words, tmp_path, size):
 
 def test_text_without_a_word_is_an_error(translation, tmp_path):
   for records in ([], [{'en': '', 'fr': ' '}]):
-    with pytest.raises(ValueError, match="Split 'train' of task 'files' has no text"):
+    with pytest.raises(ValueError, match=r"'train' of task 'files' has no text; .*train\.jsonl"):
       make(translation(records, inputs='{en}'), tmp_path / 'sp.model')
 
 
@@ -107,6 +109,58 @@ def test_a_missing_vocabulary_names_the_command_that_makes_it(words):
   for use in (lambda: vocabulary.vocab_size, lambda: vocabulary.encode('x')):
     with pytest.raises(FileNotFoundError, match=r'sp\.model: make it with `calm vocab`'):
       use()
+
+
+@pytest.mark.parametrize('path', ['', None])
+def test_without_a_path_there_is_no_vocabulary_to_make_or_read(words, path):
+  with pytest.raises(ValueError, match='no vocabulary to make: bytes need none'):
+    vocabularies.write_vocabulary(words, path, 41)
+  with pytest.raises(ValueError, match='set VOCABULARY_PATH'):
+    vocabularies.sentencepiece(path)
+
+
+def test_a_file_that_is_no_vocabulary_is_named(tmp_path):
+  path = tmp_path / 'sp.model'
+  path.write_text('some text')
+  with pytest.raises(vocabularies.VocabularyError, match=r'sp\.model is not a SentencePiece model'):
+    _ = vocabularies.sentencepiece(str(path)).vocab_size
+  path.write_bytes(b'')
+  with pytest.raises(vocabularies.VocabularyError, match=r'sp\.model has pad -1, EOS -1'):
+    _ = vocabularies.sentencepiece(str(path)).vocab_size
+  with pytest.raises(FileNotFoundError, match='make it with `calm vocab`'):
+    _ = vocabularies.sentencepiece(str(tmp_path)).vocab_size
+
+
+def test_special_tokens_that_are_others_are_named(tmp_path):
+  # As SentencePiece numbers them if it is not told otherwise: unknown 0, EOS 2, and no pad.
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(['a b c d'] * 9),
+    model_prefix=str(tmp_path / 'sp'),
+    vocab_size=9,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  vocabulary = vocabularies.sentencepiece(str(tmp_path / 'sp.model'))
+  with pytest.raises(
+    vocabularies.VocabularyError, match=r'sp\.model has pad -1, EOS 2 and unknown 0.*0, 1 and 2'
+  ):
+    vocabulary.encode('a')
+
+
+def test_t5s_vocabulary_may_be_a_copy(words, tmp_path):
+  vocabulary = vocabularies.t5(make(words, tmp_path / 'spiece.model'))
+  assert vocabulary.vocab_size == 41 + 100
+
+
+def test_t5s_vocabulary_out_of_reach_names_the_macro_for_a_copy(monkeypatch):
+  def unreachable(path, _):
+    raise tf.errors.AbortedError(None, None, f'{path}: could not resolve host')
+
+  monkeypatch.setattr(vocabularies.tf.io.gfile, 'GFile', unreachable)
+  with pytest.raises(
+    FileNotFoundError, match=r'No vocabulary gs://.*resolve host.*: set VOCABULARY_PATH to a copy'
+  ):
+    _ = vocabularies.t5().vocab_size
 
 
 def test_long_texts_are_read_to_their_end(translation, tmp_path):

@@ -1,0 +1,99 @@
+"""The gin files of tasks and vocabularies fit together under gin/runs/t5.gin."""
+
+import pytest
+import tensorflow_datasets as tfds
+
+import gin
+from calm import configuration
+from calm.tasks import batches, public, vocabularies
+
+CONFIG = """
+from __gin__ import dynamic_registration
+from calm.models import t5
+include 'gin/runs/t5.gin'
+include 'gin/tasks/{task}.gin'
+include 'gin/tasks/{vocabulary}.gin'
+include 'gin/optimizers/adamw.gin'
+CONFIG = @t5.T5Config()
+INPUTS_LENGTH = 31
+TARGETS_LENGTH = 31
+BATCH_SIZE = 2
+NUM_STEPS = 3
+WORKDIR = '{folder}'
+"""
+PUBLIC = ["TASK_NAME = 'wmt15_en_fr'"]
+
+
+@pytest.fixture
+def parse(tmp_path):
+  """parse(task, vocabulary, bindings): reads a config of these two into gin."""
+
+  def parse(task, vocabulary, bindings=()):
+    path = tmp_path / 'config.gin'
+    path.write_text(CONFIG.format(task=task, vocabulary=vocabulary, folder=tmp_path))
+    configuration.parse([str(path)], list(bindings), [], {})
+
+  yield parse
+  gin.clear_config()
+
+
+def call(function, **arguments):
+  """Calls a function with what gin supplies."""
+  return gin.get_configurable(function)(**arguments)
+
+
+def test_a_public_task_in_bytes_gives_batches(parse):
+  parse('public', 'bytes', [*PUBLIC, 'TRUNCATE = True', 'PACK = False'])
+  with tfds.testing.mock_data(num_examples=2):
+    batch = next(call(batches.train_batches))
+  start = 'translate English to French: '
+  for row in batch['encoder_input_tokens']:
+    assert bytes(token - 3 for token in row.tolist() if token > 2).decode().startswith(start)
+  assert configuration.macro('VOCAB_SIZE') == 259
+
+
+def test_a_public_task_is_evaluated_on_validation_and_finds_its_folder(parse):
+  parse('public', 'bytes', [*PUBLIC, "TFDS_DATA_DIR = 'elsewhere'"])
+  task = call(public.task)
+  assert task.name == 'wmt15_en_fr'
+  assert task.source.tfds_dataset.data_dir == 'elsewhere'
+  assert configuration.macro('EVALUATION_SPLIT') in task.splits
+
+
+def test_a_public_task_without_a_name_names_the_macro(parse):
+  with pytest.raises(ValueError, match=r'TASK_NAME is not set: give --gin\.TASK_NAME'):
+    parse('public', 'bytes')
+
+
+def test_bytes_have_no_vocabulary_to_make(parse):
+  parse('public', 'bytes', PUBLIC)
+  with pytest.raises(ValueError, match='no vocabulary to make: bytes need none'):
+    call(vocabularies.write_vocabulary)
+
+
+def test_a_vocabulary_of_pieces_is_made_and_found_in_the_workdir(parse, write, tmp_path):
+  train = write('train.jsonl', [{'en': 'a bc', 'fr': 'c ba'}] * 3)
+  form = ["INPUTS = '{en}'", "TARGETS = '{fr}'", f'TRAIN_FILE = {train!r}']
+  parse('files', 'sentencepiece', [*form, 'VOCAB_SIZE = 8', 'PACK = False'])
+  assert call(vocabularies.write_vocabulary) == str(tmp_path / 'vocabulary.model')
+  batch = next(call(batches.train_batches))
+  vocabulary = vocabularies.sentencepiece(str(tmp_path / 'vocabulary.model'))
+  assert vocabulary.decode(batch['encoder_input_tokens'][0].tolist()) == 'a bc'
+
+
+def test_a_vocabulary_of_pieces_may_lie_elsewhere(parse, write, tmp_path):
+  train = write('train.jsonl', [{'en': 'a bc', 'fr': 'c ba'}] * 3)
+  form = ["INPUTS = '{en}'", "TARGETS = '{fr}'", f'TRAIN_FILE = {train!r}', 'VOCAB_SIZE = 8']
+  parse('files', 'sentencepiece', [*form, f"VOCABULARY_PATH = '{tmp_path}/shared.model'"])
+  assert call(vocabularies.write_vocabulary) == str(tmp_path / 'shared.model')
+  assert call(vocabularies.sentencepiece).vocab_size == 8
+
+
+def test_t5s_vocabulary_is_googles_or_a_copy_and_is_not_made(parse, tmp_path):
+  parse('public', 't5_vocabulary', PUBLIC)
+  assert call(vocabularies.t5) == vocabularies.t5()
+  assert configuration.macro('VOCAB_SIZE') == 32128
+  parse('public', 't5_vocabulary', [*PUBLIC, f"VOCABULARY_PATH = '{tmp_path}/spiece.model'"])
+  assert call(vocabularies.t5) == vocabularies.t5(f'{tmp_path}/spiece.model')
+  with pytest.raises(ValueError, match=r"no vocabulary to make: .* T5's own is there"):
+    call(vocabularies.write_vocabulary)
