@@ -15,7 +15,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from calm import configuration
+from calm import configuration, processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Command:
   summary: str
   details: str
   options: tuple[Option, ...] = ()
+  shared: bool = False  # Whether several processes can run it together.
 
 
 WORKDIR = Option('--workdir', 'WORKDIR', 'folder of this run: checkpoints, metrics, results', 'DIR')
@@ -48,6 +49,7 @@ COMMANDS = (
     'train a model, or go on where a run stopped',
     'Writes checkpoints, metrics.jsonl, TensorBoard events and the configuration into the '
     'workdir. The same command again goes on from the newest checkpoint there.',
+    shared=True,
   ),
   Command(
     'vocab',
@@ -133,12 +135,14 @@ def make_parser():
         metavar=option.metavar,
         help=f'{option.help} (the macro {option.macro})',
       )
+    processes.add_flags(sub)
     sub.add_argument('--traceback', action='store_true', help='show where an error came from')
   return parser
 
 
 def run(command, args, bindings):
   """Reads the configuration and calls the command's function with what gin supplies."""
+  processes.join(args, command.shared)
   gin_files = list(args.gin_file)
   if not gin_files and args.WORKDIR and command.name != 'train':
     saved = Path(args.WORKDIR, 'config.gin')
@@ -161,10 +165,11 @@ def run(command, args, bindings):
   module, name = command.function.split(':')
   function = gin.get_configurable(getattr(importlib.import_module(module), name))
   workdir = configuration.macro('WORKDIR')
-  if command.name == 'train' and workdir:
+  records = command.name == 'train' and workdir and processes.is_first()
+  if records:
     configuration.save(workdir)
   result = function()
-  if command.name == 'train' and workdir:
+  if records:
     configuration.save_operative(workdir)
   return result
 
