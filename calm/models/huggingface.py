@@ -177,7 +177,7 @@ def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
     safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={'format': 'pt'})
     if vocabulary_path is not None:
       shutil.copyfile(vocabulary_path, partial / VOCABULARY)
-    _write_json(partial / GENERATION_CONFIG, huggingface_config.SPECIAL_TOKENS)
+    _write_json(partial / GENERATION_CONFIG, huggingface_config.to_generation_settings(config))
     _write_json(partial / CONFIG, settings)
     # safetensors lets nobody else read what it writes.
     (partial / WEIGHTS).chmod((partial / CONFIG).stat().st_mode)

@@ -106,6 +106,14 @@ def to_settings(config, dtype):
   }
 
 
+def to_generation_settings(config):
+  """The settings of generation_config.json for a T5Config."""
+  if config.num_decoder_layers <= config.num_encoder_layers:
+    return SPECIAL_TOKENS
+  # transformers (5.24) gives the decoder's cache the encoder's depth, and fails beyond it.
+  return {**SPECIAL_TOKENS, 'use_cache': False}
+
+
 def differences(config, theirs):
   """Lines about what `config` sets otherwise than `theirs`, the T5Config of a config.json.
 
