@@ -36,6 +36,13 @@ def write(own, new, column):
   )
 
 
+def read(own, column, count):
+  """Columns [column, column + count) of own[B, N, H, T]."""
+  return jax.tree.map(
+    lambda array: jax.lax.dynamic_slice_in_dim(array, column, count, axis=-1), own
+  )
+
+
 def repeat_rows(tree, times):
   """Repeats each row of every array[B, ...] in `tree`: [B * times, ...], copies side by side."""
   if times == 1:

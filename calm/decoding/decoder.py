@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from calm.decoding import all_layers, early_exit, loop
 from calm.decoding import cache as caches
-from calm.decoding import loop
 from calm.decoding import sampling as samplings
 from calm.decoding import step as steps
+from calm.exits import rules
 
 
 def decode(
@@ -27,7 +28,8 @@ def decode(
   sampling=None,
   keys=None,
   eos_id=1,
-  make_step=steps.full_depth,
+  rule=None,
+  fill='exit_state',
 ):
   """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
 
@@ -40,7 +42,8 @@ def decode(
     sampling: a `calm.decoding.sampling.ChoiceRule`; greedy by default.
     keys: random keys[B], needed for drawing: all that a row's draws depend on.
     eos_id: the token that ends a row.
-    make_step: maps `calm.decoding.step.DecoderLayers` to a StepFn; static.
+    rule: a `calm.exits.rules.ExitRule`; the full model by default. Its numbers may be traced.
+    fill: what fills the cache of skipped layers, one of `calm.decoding.all_layers.FILLS`.
 
   Returns:
     `calm.decoding.loop.Decoded` with T = P + max_decode_steps, and B * num_samples rows, the
@@ -70,8 +73,9 @@ def decode(
   if keys is not None:
     keys = _sample_keys(keys, times)
   decoder = steps.prepare_layers(model, params, source, first_column, length)
+  step, cache = _start(rule, fill)(decoder, cache, prompt_length)
   generated = loop.generate(
-    make_step(decoder),
+    step,
     choose,
     cache,
     first_token=first_token,
@@ -85,7 +89,16 @@ def decode(
   return _with_prompts(generated, given, first_column) if prompt_length else generated
 
 
-_decode = jax.jit(decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'make_step'))
+def _start(rule, fill):
+  """The cheapest step that does what is asked."""
+  if rule is None or isinstance(rule, rules.NeverExit):
+    return steps.full_depth
+  if 'full_token' in rule.needs or fill not in early_exit.FILLS:
+    return all_layers.all_layers(rule, fill)
+  return early_exit.early_exit(rule, fill)
+
+
+_decode = jax.jit(decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,16 +106,22 @@ class Decoder:
   """Decodes batches with one model and one way of choosing; compiled once per shape.
 
   Decoders of equal settings share what they compiled; temperature, top_k and top_p are not part
-  of it.
+  of it, nor are thresholds and the other numbers of a rule.
   """
 
   model: Any  # a calm.models.t5.T5
   max_decode_steps: int = 128
   sampling: samplings.ChoiceRule = dataclasses.field(default_factory=samplings.Greedy)
   eos_id: int = 1
+  rule: rules.ExitRule = dataclasses.field(default_factory=rules.NeverExit)
+  fill: str = 'exit_state'  # One of calm.decoding.all_layers.FILLS.
 
   def __post_init__(self):
     samplings.check(self.sampling)
+    config = self.model.config
+    rules.check(self.rule, config.num_decoder_layers, config.exit_classifier)
+    if self.fill not in all_layers.FILLS:
+      raise ValueError(f'fill: {self.fill!r} is not one of {", ".join(all_layers.FILLS)}.')
     if self.max_decode_steps < 1:
       raise ValueError(f'max_decode_steps must be at least 1, not {self.max_decode_steps}.')
 
@@ -143,6 +162,8 @@ class Decoder:
       sampling=self._choose,
       keys=key,
       eos_id=self.eos_id,
+      rule=self.rule,
+      fill=self.fill,
     )
 
 

@@ -2,8 +2,9 @@
 
 `DecoderLayers` turns a model, its parameters and one batch of sources into functions of arrays:
 `write` is the K/V half of a layer, `attend` the other half, which only reads. They know neither
-which layers a token visits nor how tokens follow one another. `full_depth` visits all layers; the
-loop (`calm.decoding.loop`) takes it, or any other `StepFn`.
+which layers a token visits nor how tokens follow one another. `full_depth` visits all layers,
+`calm.decoding.early_exit` as many as are needed; the loop (`calm.decoding.loop`) takes either, or
+any other `StepFn`.
 """
 
 import dataclasses
@@ -39,6 +40,15 @@ class StepFn(Protocol):
     """Maps int32 token[B], int32 column[], bool active[B] and a cache to (result, cache)."""
 
 
+class Start(Protocol):
+  """Begins to decode: a StepFn, and the cache it carries."""
+
+  def __call__(
+    self, decoder: 'DecoderLayers', own: tuple[layers.KeysValues, ...], column: int
+  ) -> tuple[StepFn, Any]:
+    """Takes over keys and values, one [B, N, H, T] per layer, filled before `column`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DecoderLayers:
   """The decoder of a model for one batch of sources, layer by layer.
@@ -59,6 +69,21 @@ class DecoderLayers:
     return self.model.config.num_decoder_layers
 
   @property
+  def vocab_size(self):
+    """How many words the head knows."""
+    return self.model.config.vocab_size
+
+  @property
+  def emb_dim(self):
+    """D, the size of a state."""
+    return self.model.config.emb_dim
+
+  @property
+  def dtype(self):
+    """The type of states."""
+    return self.model.config.dtype
+
+  @property
   def length(self):
     """T, the number of columns of the cache."""
     return (self.bias.shape[-1] + 1) // 2
@@ -67,9 +92,20 @@ class DecoderLayers:
     """Maps int32 tokens[B, C] to hidden[B, C, D]."""
     return self._apply('embed', tokens)
 
+  def keys_values(self, layer, hidden):
+    """K/V half: what `layer` makes of hidden[B, C, D], KeysValues of [B, N, H, C]."""
+    return self._apply('keys_values', layer, hidden)
+
   def write(self, layer, hidden, column, own):
-    """K/V half: puts what `layer` makes of hidden[B, C, D] into `own` from `column` on."""
-    return caches.write(own, self._apply('keys_values', layer, hidden), column)
+    """Puts the `keys_values` of hidden[B, C, D] into `own` from `column` on."""
+    return caches.write(own, self.keys_values(layer, hidden), column)
+
+  def write_where(self, layer, hidden, column, wanted, own):
+    """`write` of those of the C columns that are wanted[C]; the others stay as they are."""
+    new = self.keys_values(layer, hidden)
+    old = caches.read(own, column, hidden.shape[1])
+    kept = jax.tree.map(lambda after, before: jnp.where(wanted, after, before), new, old)
+    return caches.write(own, kept, column)
 
   def attend(self, layer, hidden, column, own):
     """Other half: maps hidden[B, C, D], in columns from `column` on, to the state after `layer`.
@@ -87,6 +123,14 @@ class DecoderLayers:
   def head(self, hidden):
     """Maps hidden[..., D] of any layer to float32 logits[..., V]."""
     return self._apply('head', hidden)
+
+  def head_of_words(self, hidden, first, count):
+    """Part of `head`: hidden[..., D] to logits[..., count] of the words from number `first` on."""
+    return self._apply('head_of_words', hidden, first, count)
+
+  def exit_score(self, hidden):
+    """Maps hidden[..., D] of any layer to the exit classifier's float32 logit[...]."""
+    return self._apply('exit_score', hidden)
 
   def _bias_rows(self, queries):
     # The table runs over distances; a query's row is the window that ends T - 1 after itself.
@@ -132,11 +176,12 @@ def prefill(decoder, inputs, cache):
   return tuple(filled)
 
 
-def full_depth(decoder):
-  """The StepFn that runs every layer for every token.
+def full_depth(decoder, own, column):
+  """Starts the StepFn that runs every layer for every token; its cache is `own` as it stands.
 
   Nothing is measured on the way: the confidence is 1 throughout.
   """
+  del column  # It is told at each step.
 
   def step(token, column, active, cache):
     del active  # A finished row runs along; nobody reads what it gives.
@@ -154,4 +199,4 @@ def full_depth(decoder):
     )
     return result, tuple(written)
 
-  return step
+  return step, own

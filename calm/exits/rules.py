@@ -5,7 +5,7 @@ shown the `Evidence` and says which rows stop and how sure it was. It says befor
 to see, and nothing else is computed for it.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -127,3 +127,24 @@ class Oracle:
   def __call__(self, evidence):
     """Compares the layer's prediction with the last one's."""
     return evidence.logits.argmax(-1) == evidence.full_token, _sure(evidence)
+
+
+def check(rule, num_layers: int, has_classifier: bool) -> None:
+  """Raises ValueError for a rule that a model cannot follow; traced numbers are not looked at.
+
+  Args:
+    rule: an ExitRule.
+    num_layers: L, decoder layers of the model.
+    has_classifier: whether it has an exit classifier.
+  """
+  if 'exit_score' in rule.needs and not has_classifier:
+    raise ValueError(
+      'The measure needs an exit classifier and the model has none: train one, or take another '
+      'measure.'
+    )
+  layer: Any = getattr(rule, 'layer', 1)
+  if not isinstance(layer, jax.core.Tracer) and not 1 <= layer <= num_layers:
+    raise ValueError(f'FixedLayer: {layer} is not a layer from 1 to {num_layers}.')
+  values = getattr(getattr(rule, 'threshold', None), 'values', None)
+  if values is not None and len(values) != num_layers:
+    raise ValueError(f'PerLayer: {len(values)} thresholds for {num_layers} decoder layers.')

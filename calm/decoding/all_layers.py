@@ -1,0 +1,101 @@
+"""One token through all layers, and only then the rule: nothing is saved, everything can be asked.
+
+For what no decoder can do: an oracle that knows the full model's prediction, and true states where
+layers were skipped. It computes what `calm.decoding.early_exit` does, in the plainest way.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from calm.decoding import cache as caches
+from calm.decoding.sampling import likeliest
+from calm.decoding.step import StepResult
+from calm.exits.rules import Evidence, ExitRule
+
+# What fills the keys and values of the layers that a token skipped (CALM, sections 3.2, 3.3.1):
+FILLS = (
+  'exit_state',  # each layer's own projection of the exit state: state propagation
+  'first_state',  # the same of the first layer's state
+  'exit_keys_values',  # a copy of the exit layer's keys and values, which the paper advises against
+  'true_states',  # each layer's own state, as if nothing had been skipped
+)
+
+
+def all_layers(rule: ExitRule, fill: str = 'exit_state'):
+  """As `calm.decoding.early_exit.early_exit`, for any rule and any of FILLS."""
+  if fill not in FILLS:
+    raise ValueError(f'fill: {fill!r} is not one of {", ".join(FILLS)}.')
+  if 'likely_logits' in rule.needs:
+    raise ValueError('likely_logits: a measure over them needs the early-exit step.')
+
+  def start(decoder, own, column):
+    del column
+    return functools.partial(_step, decoder, rule, fill), own
+
+  return start
+
+
+def _step(decoder, rule, fill, token, column, active, own):
+  """Maps int32 token[B], int32 column[], bool active[B] and keys and values to (result, own)."""
+  del active  # What is found for a finished row is never read.
+  states = [decoder.embed(token[:, None])]
+  own = list(own)
+  for layer in range(decoder.num_layers):
+    own[layer] = decoder.write(layer, states[-1], column, own[layer])
+    states.append(decoder.attend(layer, states[-1], column, own[layer]))
+  exit_layer, confidence, logits = _decide(decoder, rule, column, states)
+  exit_state = _pick(jnp.stack(states[1:]), exit_layer)
+  for layer in range(1, decoder.num_layers):
+    if fill == 'true_states':
+      break
+    skipped = (exit_layer <= layer)[:, None, None, None]
+    if fill == 'exit_keys_values':
+      new = _columns_of_exit_layer(own, exit_layer, column)
+    else:
+      new = decoder.keys_values(layer, states[1] if fill == 'first_state' else exit_state)
+    old = caches.read(own[layer], column, 1)
+    kept = jax.tree.map(lambda a, b, skipped=skipped: jnp.where(skipped, a, b), new, old)
+    own[layer] = caches.write(own[layer], kept, column)
+  return StepResult(logits, exit_layer, confidence), tuple(own)
+
+
+def _decide(decoder, rule, column, states):
+  """Where each row stops: (exit_layer[B], confidence[B], logits[B, V]), from all its states."""
+  num_layers = decoder.num_layers
+  heads = [decoder.head(state[:, 0]) for state in states[1:]] if 'logits' in rule.needs else None
+  last = decoder.head(states[-1][:, 0]) if heads is None else heads[-1]
+  exits, confidences = [], []
+  for layer in range(1, num_layers + 1):
+    hidden = states[layer][:, 0]
+    stops, confidence = rule(
+      Evidence(
+        layer=layer,
+        num_layers=num_layers,
+        position=column - decoder.first_column,
+        hidden=hidden,
+        previous=states[layer - 1][:, 0],
+        logits=None if heads is None else heads[layer - 1],
+        exit_score=decoder.exit_score(hidden) if 'exit_score' in rule.needs else None,
+        full_token=likeliest(last) if 'full_token' in rule.needs else None,
+      )
+    )
+    exits.append((stops & (layer >= rule.min_exit)) | (layer == num_layers))
+    confidences.append(confidence)
+  exit_layer = jnp.stack(exits).argmax(0).astype(jnp.int32) + 1  # The first that is True.
+  confidence = _pick(jnp.stack(confidences), exit_layer)
+  if heads is not None:
+    return exit_layer, confidence, _pick(jnp.stack(heads), exit_layer)
+  return exit_layer, confidence, decoder.head(_pick(jnp.stack(states[1:]), exit_layer)[:, 0])
+
+
+def _pick(values, exit_layer):
+  """values[L, B, ...] of each row's exit layer (from 1): [B, ...]."""
+  return jax.vmap(lambda row, layer: row[layer - 1], (1, 0))(values, exit_layer)
+
+
+def _columns_of_exit_layer(own, exit_layer, column):
+  """KeysValues[B, N, H, 1] that each row's exit layer wrote into `column`."""
+  columns = [caches.read(one, column, 1) for one in own]
+  return jax.tree.map(lambda *each: _pick(jnp.stack(each), exit_layer), *columns)

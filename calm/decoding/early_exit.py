@@ -1,0 +1,169 @@
+"""One token through as many layers as some row needs: CALM's early-exit step, filled late.
+
+After each layer the rule says which rows stop. A row that has stopped keeps its state, the exit
+state; the next layers run only while some row is undecided, and what they compute for a row that
+has stopped is dropped. So a row never depends on its batch, only the time does.
+
+Later tokens need keys and values of skipped layers. By state propagation (CALM, section 3.2) they
+are the layer's own projection of the exit state. They are made late: the states of all tokens are
+kept, each layer knows how many columns it has filled, and when it next runs, it first projects the
+missing ones, several at a time, so that its weights are read once for them all. A layer that is
+never reached again costs nothing.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from calm.decoding import likely_words
+from calm.decoding.step import DecoderLayers, StepResult
+from calm.exits.rules import Evidence, ExitRule
+from calm.models.layers import KeysValues
+
+CHUNK = 8  # Columns that are filled at a time.
+# Which state of a token fills the layers that it skipped: the one it exited with, or the first
+# layer's (CALM's other oracle of section 3.3.1).
+FILLS = ('exit_state', 'first_state')
+
+
+@flax.struct.dataclass
+class ExitCache:
+  """Keys and values as far as layers have run, and the states that fill the rest."""
+
+  own: tuple[KeysValues, ...]  # one per layer, [B, N, H, T]
+  states: jax.Array  # [B, T, D], what a column's skipped layers are filled with
+  filled: tuple[jax.Array, ...]  # int32[] per layer, columns that hold keys and values
+
+
+@flax.struct.dataclass
+class Undecided:
+  """What the layers of one step hand on."""
+
+  hidden: jax.Array  # [B, 1, D], a row's state; once it has stopped, its exit state
+  undecided: jax.Array  # bool[B]
+  exit_layer: jax.Array  # int32[B]
+  confidence: jax.Array  # float32[B]
+  prediction: Any  # logits found on the way, for rules that need some; else None
+
+
+def early_exit(rule: ExitRule, fill: str = 'exit_state'):
+  """Maps DecoderLayers, their keys and values, and the number of columns filled to a StepFn.
+
+  Args:
+    rule: decides where each row stops.
+    fill: one of FILLS, the state that skipped layers' keys and values are made of.
+
+  Returns:
+    start(decoder, own, column) -> (step, cache), as `calm.decoding.decoder.decode` takes it.
+  """
+  if fill not in FILLS:
+    raise ValueError(f'fill: {fill!r} is not one of {", ".join(FILLS)}.')
+
+  def start(decoder, own, column):
+    batch_size = own[0].keys.shape[0]
+    states = jnp.zeros((batch_size, decoder.length, decoder.emb_dim), decoder.dtype)
+    cache = ExitCache(own, states, (jnp.int32(column),) * decoder.num_layers)
+    return functools.partial(_step, decoder, rule, fill), cache
+
+  return start
+
+
+def _step(decoder, rule, fill, token, column, active, cache):
+  """Maps int32 token[B], int32 column[], bool active[B] and an ExitCache to (result, cache)."""
+  batch_size = token.shape[0]
+  position = column - decoder.first_column
+  carry = Undecided(
+    hidden=decoder.embed(token[:, None]),
+    undecided=active,
+    exit_layer=jnp.zeros(batch_size, jnp.int32),
+    confidence=jnp.zeros(batch_size, jnp.float32),
+    prediction=likely_words.nothing(decoder, rule.needs, batch_size),
+  )
+  own, filled = list(cache.own), list(cache.filled)
+  first: Any = None
+  for layer in range(decoder.num_layers):
+    run = functools.partial(_run_layer, decoder, rule, layer, column, position, cache.states, first)
+    operands = (carry, own[layer], filled[layer])
+    if layer == 0:  # Every token runs the first.
+      carry, own[layer], filled[layer] = run(operands)
+      if fill == 'first_state':
+        first = carry.hidden
+    else:
+      # The branch that does nothing comes first: the other order would copy the caches.
+      carry, own[layer], filled[layer] = jax.lax.switch(
+        carry.undecided.any().astype(jnp.int32), [lambda operands: operands, run], operands
+      )
+  state = carry.hidden if first is None else first
+  states = jax.lax.dynamic_update_slice(cache.states, state, (0, column, 0))
+  found = carry.prediction
+  logits = decoder.head(carry.hidden[:, 0]) if found is None else found.logits
+  result = StepResult(logits, carry.exit_layer, carry.confidence)
+  return result, ExitCache(tuple(own), states, tuple(filled))
+
+
+def _run_layer(decoder, rule, layer, column, position, states, first, operands):
+  """One layer for all rows: fills what it lacks, writes, attends, asks the rule.
+
+  Rows that have stopped are filled here and now, with their exit state or `first`, if given.
+  """
+  carry, own, filled = operands
+  if layer:  # The first has run for every token before.
+    own = fill_missing(decoder, layer, states, own, filled, column)
+  undecided = carry.undecided[:, None, None]
+  written = carry.hidden if first is None else jnp.where(undecided, carry.hidden, first)
+  own = decoder.write(layer, written, column, own)
+  after = decoder.attend(layer, carry.hidden, column, own)
+  hidden = jnp.where(undecided, after, carry.hidden)
+  seen = Evidence(
+    layer=layer + 1,
+    num_layers=decoder.num_layers,
+    position=position,
+    hidden=after[:, 0],
+    previous=carry.hidden[:, 0],
+  )
+  carry = dataclasses.replace(carry, hidden=hidden)
+  return _ask(decoder, rule, seen, carry), own, column + 1
+
+
+def _ask(decoder, rule, seen, carry):
+  """Shows the rule what it needs to see, and enters which rows stop."""
+  last = seen.layer == decoder.num_layers
+
+  def asked(carry):
+    evidence, prediction = likely_words.look(decoder, rule.needs, seen, carry.prediction)
+    stops, confidence = rule(evidence)
+    newly = carry.undecided & (stops | last)
+    return Undecided(
+      hidden=carry.hidden,
+      undecided=carry.undecided & ~newly,
+      exit_layer=jnp.where(newly, seen.layer, carry.exit_layer),
+      confidence=jnp.where(newly, confidence, carry.confidence),
+      prediction=likely_words.keep(carry.prediction, prediction, newly),
+    )
+
+  if last or carry.prediction is None:
+    return asked(carry)
+  # Logits are dear: none are made where the rule may not stop yet.
+  may_stop = jnp.asarray(seen.layer >= rule.min_exit).astype(jnp.int32)
+  return jax.lax.switch(may_stop, [lambda carry: carry, asked], carry)
+
+
+def fill_missing(decoder: DecoderLayers, layer, states, own, filled, column):
+  """Projects states[B, T, D] of columns [filled, column) into the layer's keys and values `own`."""
+  size = min(CHUNK, decoder.length)
+
+  def fill(progress):
+    filled, own = progress
+    # A chunk may not reach beyond the end: it begins earlier then, and leaves what is there.
+    begin = jnp.minimum(filled, decoder.length - size)
+    chunk = jax.lax.dynamic_slice_in_dim(states, begin, size, axis=1)
+    columns = begin + jnp.arange(size)
+    missing = (columns >= filled) & (columns < column)
+    own = decoder.write_where(layer, chunk, begin, missing, own)
+    return jnp.minimum(begin + size, column), own
+
+  return jax.lax.while_loop(lambda p: p[0] < column, fill, (filled, own))[1]

@@ -1,0 +1,141 @@
+"""Logits on the way up: the whole vocabulary's, or only those of the words that are likely.
+
+A measure over `logits` pays for the whole head at every layer. A measure over `likely_logits` pays
+for it once per token, at the first layer that is asked. There the vocabulary, cut into blocks of
+neighbouring words, is searched for the blocks that hold the largest logits; the NUM_BLOCKS best of
+them surely hold the NUM_BLOCKS likeliest words, and many others. From then on only those words are
+looked at, and the token is chosen among them.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from calm.decoding.sampling import likeliest
+
+BLOCK = 64  # Neighbouring words of the vocabulary.
+NUM_BLOCKS = 8
+# From so many rows on, their blocks together cost as much as the whole head, read once for all.
+_MANY_ROWS = 6
+
+
+@flax.struct.dataclass
+class Logits:
+  """Over the whole vocabulary, where a row stopped."""
+
+  logits: jax.Array  # float32[B, V]
+
+
+@flax.struct.dataclass
+class Likely:
+  """Over likely words; before the first layer that is asked, nothing."""
+
+  asked: jax.Array  # bool[], whether the blocks are known
+  blocks: jax.Array  # int32[B, M]
+  block_logits: jax.Array  # float32[B, M, BLOCK], where a row stopped
+  vocab_size: int = flax.struct.field(pytree_node=False)
+
+  @property
+  def logits(self):
+    """float32[B, V] with -inf for all other words."""
+    rows = jnp.arange(self.blocks.shape[0])[:, None]
+    size = -(-self.vocab_size // BLOCK)
+    empty = jnp.full((self.blocks.shape[0], size, BLOCK), -jnp.inf, jnp.float32)
+    whole = empty.at[rows, self.blocks].set(self.block_logits)
+    return whole.reshape(len(empty), -1)[:, : self.vocab_size]
+
+
+def nothing(decoder, needs, batch_size) -> Any:
+  """What a step begins with: empty Logits or Likely, or None if `needs` names neither."""
+  if 'logits' in needs:
+    return Logits(jnp.zeros((batch_size, decoder.vocab_size), jnp.float32))
+  if 'likely_logits' in needs:
+    num_blocks = min(NUM_BLOCKS, -(-decoder.vocab_size // BLOCK))
+    return Likely(
+      asked=jnp.bool_(False),
+      blocks=jnp.zeros((batch_size, num_blocks), jnp.int32),
+      block_logits=jnp.zeros((batch_size, num_blocks, BLOCK), jnp.float32),
+      vocab_size=decoder.vocab_size,
+    )
+  return None
+
+
+def look(decoder, needs, seen, prediction):
+  """Evidence with what `needs` names, and this layer's Logits or Likely (None if neither)."""
+  if 'exit_score' in needs:
+    seen = seen.replace(exit_score=decoder.exit_score(seen.hidden))
+  if 'logits' in needs:
+    prediction = Logits(decoder.head(seen.hidden))
+    return seen.replace(logits=prediction.logits), prediction
+  if 'likely_logits' in needs:
+    prediction = jax.lax.cond(
+      prediction.asked,
+      lambda: prediction.replace(block_logits=_of_blocks(decoder, seen.hidden, prediction)),
+      lambda: _first(decoder.head(seen.hidden), prediction),
+    )
+    rows = prediction.block_logits.reshape(len(prediction.blocks), -1)
+    return seen.replace(likely_logits=rows), prediction
+  return seen, None
+
+
+def keep(before, now, newly):
+  """`now` for the rows newly[B] that stop here, `before` for the others."""
+  if now is None:
+    return None
+  if isinstance(now, Logits):
+    return Logits(jnp.where(newly[:, None], now.logits, before.logits))
+  kept = jnp.where(newly[:, None, None], now.block_logits, before.block_logits)
+  return now.replace(block_logits=kept)
+
+
+def _first(logits, prediction):
+  """Finds the blocks of the largest of logits[B, V]."""
+  blocked = _blocked(logits)
+  blocks = best_of(blocked.max(-1), prediction.blocks.shape[1])
+  chosen = jnp.take_along_axis(blocked, blocks[:, :, None], axis=1)
+  return prediction.replace(asked=jnp.bool_(True), blocks=blocks, block_logits=chosen)
+
+
+def _of_blocks(decoder, hidden, prediction):
+  """Logits float32[B, M, BLOCK] of the words in each row's blocks."""
+  if len(hidden) >= _MANY_ROWS:
+    blocked = _blocked(decoder.head(hidden))
+    return jnp.take_along_axis(blocked, prediction.blocks[:, :, None], axis=1)
+  count = min(BLOCK, prediction.vocab_size)
+
+  def of_block(row, block):
+    # The last block may reach beyond the vocabulary: read the last words, and move them up.
+    first = jnp.minimum(block * BLOCK, prediction.vocab_size - count)
+    logits = decoder.head_of_words(row, first, count)
+    index = jnp.arange(BLOCK) + block * BLOCK - first
+    return jnp.where(index < count, logits[jnp.minimum(index, count - 1)], -jnp.inf)
+
+  return jnp.stack(
+    [
+      jnp.stack([of_block(row, block) for block in blocks])
+      for row, blocks in zip(hidden, prediction.blocks, strict=True)
+    ]
+  )
+
+
+def _blocked(logits):
+  """logits[B, V] as [B, blocks, BLOCK], with -inf after the last word."""
+  padding = -logits.shape[-1] % BLOCK
+  padded = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf)
+  return padded.reshape(len(logits), -1, BLOCK)
+
+
+def best_of(values, count):
+  """Indices int32[B, count] of the largest of values[B, n], largest first.
+
+  One maximum after the other: for few of some hundreds that is less than XLA's sort on CPU.
+  """
+
+  def pick(values, _):
+    best = likeliest(values)
+    return jnp.where(jnp.arange(values.shape[-1]) == best[:, None], -jnp.inf, values), best
+
+  # A block of -inf only may be picked again; what it holds is never chosen.
+  return jax.lax.scan(pick, values, length=count)[1].T
