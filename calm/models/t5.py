@@ -346,14 +346,28 @@ class T5(nn.Module):
 
   def head(self, hidden, *, deterministic=True):
     """Final norm and output projection: hidden[..., D] of any layer to float32 logits[..., V]."""
-    cfg = self.config
     x = self.decoder.dropout(self.decoder.decoder_norm(hidden), deterministic)
-    if not cfg.logits_via_embedding:
+    if not self.config.logits_via_embedding:
       return self.decoder.logits_dense(x)
-    embedding = self.token_embedder.embedding.astype(cfg.dtype)
+    return self._product_with_embedding(x, self.token_embedder.embedding)
+
+  def head_of_words(self, hidden, first, count):
+    """Part of `head`: hidden[..., D] to logits[..., count] of the words from number `first` on."""
+    x = self.decoder.decoder_norm(hidden)
+    if self.config.logits_via_embedding:
+      table = self.token_embedder.embedding
+      return self._product_with_embedding(x, jax.lax.dynamic_slice_in_dim(table, first, count, 0))
+    kernel = self.decoder.logits_dense.variables['params']['kernel']
+    words = jax.lax.dynamic_slice_in_dim(kernel, first, count, 1).astype(self.config.dtype)
+    return jnp.dot(x, words, preferred_element_type=jnp.float32)
+
+  def _product_with_embedding(self, x, embedding):
+    cfg = self.config
     # Scaled before the product, as T5X and transformers do: D entries instead of V.
     x = x * jnp.asarray(cfg.emb_dim**-0.5, cfg.dtype)
-    return jnp.einsum('...D,VD->...V', x, embedding, preferred_element_type=jnp.float32)
+    return jnp.einsum(
+      '...D,VD->...V', x, embedding.astype(cfg.dtype), preferred_element_type=jnp.float32
+    )
 
   def exit_score(self, hidden):
     """Logit of the exit classifier: hidden[..., D] of any layer to float32[...].
