@@ -1,4 +1,4 @@
-"""One command for everything: `calm train | vocab | evaluate | decode | export`.
+"""One command for everything: `calm train | vocab | evaluate | calibrate | decode | export`.
 
 The command line is T5X's: `--gin_file` (repeatable) names configs, `--gin.NAME=value` sets or
 overrides what they say, `--gin_search_paths` says where else to look for them. This module and the
@@ -64,7 +64,19 @@ COMMANDS = (
     "decode a split of the task and print the task's metrics",
     'Without --gin_file the configuration saved in the workdir by `calm train` is used. '
     'Interrupted, the same command goes on where it stopped.',
-    (Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'test'", 'NAME'),),
+    (
+      Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'test'", 'NAME'),
+      Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used'),
+    ),
+  ),
+  Command(
+    'calibrate',
+    'calm.decoding.calibrating:calibrate',
+    'find the lowest exit threshold that keeps the text within a tolerance, and certify it',
+    'Decodes a split with the full model and at one threshold after the other, and writes a '
+    'certificate for each tolerance (DELTAS). Without --gin_file the configuration saved in the '
+    'workdir by `calm train` is used. Interrupted, the same command goes on where it stopped.',
+    (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
   ),
   Command(
     'decode',

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ def code_fingerprint(*folders: str | Path) -> str:
       _write(digest, 'file', name.encode())
       _write(digest, 'text', file.read_bytes())
   return f'sha256:{digest.hexdigest()}'
+
+
+def describe(thing: Any) -> str:
+  """str() of a thing on one line, without addresses, so the same in every process."""
+  return ' '.join(re.sub(r' at 0x[0-9a-f]+', '', str(thing)).split())
 
 
 def _write(digest, kind, content):

@@ -165,7 +165,7 @@ def descending_grid(
       f'and step = {step}.'
     )
   count = math.floor((highest - lowest) / step + 1e-9) + 1
-  return tuple(round(highest - i * step, 12) for i in range(count))
+  return tuple(round(highest - i * step, 12) + 0.0 for i in range(count))  # -0.0 becomes 0.0.
 
 
 def check_grid(grid: Sequence[float]) -> tuple[float, ...]:

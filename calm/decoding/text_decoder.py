@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm.calibration.fingerprints import describe, fingerprint
 from calm.decoding import decoder as decoders
-from calm.decoding import fingerprints
 from calm.decoding.items import Item
 
 # What is said of a prediction; `predictions` stands for `prediction` if there are several.
@@ -21,6 +21,8 @@ RESULTS = (
   'layers_per_token',
   'log_prob',
   'sampling_log_prob',
+  'tokens',
+  'exit_layers',
 )
 _SHORTEST = 32
 
@@ -40,6 +42,7 @@ class TextDecoder:
   batch_size: int = 32
   truncate: bool = False  # Cut longer inputs instead of raising an error.
   seed: int = 0  # Of draws; an input's depend on it and the input's index.
+  per_token: bool = False  # Say of each token, too, after which layer it stopped.
 
   def __post_init__(self):
     for field in ('inputs_length', 'batch_size'):
@@ -63,13 +66,14 @@ class TextDecoder:
   def settings(self) -> dict[str, Any]:
     """All that results depend on beside their inputs, as JSON."""
     return {
-      'decoder': fingerprints.describe(self.decoder),
-      'params': fingerprints.of_arrays(self.params),
-      'vocabulary': fingerprints.describe(self.vocabulary),
+      'decoder': describe(self.decoder),
+      'params': fingerprint(self.params),
+      'vocabulary': describe(self.vocabulary),
       'inputs_length': self.inputs_length,
       'batch_size': self.batch_size,
       'truncate': self.truncate,
       'seed': self.seed,
+      'per_token': self.per_token,
     }
 
   def tokenize(self, text: str, where: str = 'the text') -> np.ndarray:
@@ -117,6 +121,9 @@ class TextDecoder:
       'layers_per_token': round(int(exit_layer.sum()) / max(1, num_tokens), 6),
       'log_prob': _number(decoded.log_prob[row]),
     }
+    if self.per_token:
+      result['tokens'] = decoded.tokens[row, :num_tokens].tolist()
+      result['exit_layers'] = exit_layer[:num_tokens].tolist()
     if self.decoder.draws:
       result['sampling_log_prob'] = _number(decoded.sampling_log_prob[row])
     return result

@@ -148,3 +148,21 @@ def check(rule, num_layers: int, has_classifier: bool) -> None:
   values = getattr(getattr(rule, 'threshold', None), 'values', None)
   if values is not None and len(values) != num_layers:
     raise ValueError(f'PerLayer: {len(values)} thresholds for {num_layers} decoder layers.')
+
+
+def confident(
+  value: jax.typing.ArrayLike,
+  measure: confidence.Measure,
+  threshold=thresholds.Constant,
+  min_exit: jax.typing.ArrayLike = 1,
+) -> Confident:
+  """The rule at one value of a family of thresholds: what a calibration walks down.
+
+  Args:
+    value: lambda, as the threshold's first number.
+    measure: as in Confident.
+    threshold: maps the value to a threshold: `thresholds.Constant`, or `thresholds.Decaying` with
+      its other numbers bound.
+    min_exit: as in Confident.
+  """
+  return Confident(measure, threshold(value), min_exit)
