@@ -118,7 +118,9 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
     gin.add_config_file_search_path(folder)
   try:
     with _hushed() if hushed else contextlib.nullcontext():
-      gin.parse_config_files_and_bindings(gin_files, bindings, skip_unknown=False)
+      gin.parse_config_files_and_bindings(gin_files, None, finalize_config=False)
+      _bind(bindings)
+      gin.finalize()
   except ValueError as error:
     unset = _UNSET.match(str(error))
     if unset is None:
@@ -127,6 +129,19 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
     flag = flags.get(name, f'--gin.{name}')
     raise ValueError(f'{name} is not set: give {flag}=VALUE, or set it in a config.') from None
   _check_that_all_are_read(bindings, flags)
+
+
+def _bind(bindings):
+  """Parses bindings over the configs that are parsed."""
+  import gin
+
+  top = gin.config_str().partition('\n\n')[0].splitlines()
+  imports = [line for line in top if line.startswith(('from ', 'import '))]
+  for binding in bindings:
+    try:
+      gin.parse_config(binding)
+    except ValueError:  # No config sets or reads this name yet; but one may import it.
+      gin.parse_config([*imports, binding])
 
 
 def _check_that_all_are_read(bindings, flags):
@@ -196,10 +211,9 @@ def save_operative(workdir):
 def brief(error):
   """An error in a line, or with the list it came with; Gin's account of its calls is left out."""
   message = re.sub(
-    r'\n +In (file ".*"|bindings string),? line (\d+)\n +(.*)(?:\n +\^)?',
-    r' (\1 line \2: \3)',
-    str(error),
+    r'\n +In file (".*"), (line \d+)\n +(.*)(?:\n +\^)?', r' (\1 \2: \3)', str(error)
   )
+  message = re.sub(r'\n +In bindings string line \d+\n +(.*)(?:\n +\^)?', r' (\1)', message)
   message, *calls = re.split(r"\n  In call to configurable '(\w+)' .*", message)
   if isinstance(error, TypeError) and calls:  # Python's own words, of which function we must say.
     message = f'{message.partition(chr(10))[0]} (in {calls[0]})'

@@ -115,9 +115,18 @@ def test_later_configs_are_over_earlier_ones_and_the_command_line_over_all(folde
   assert gin.get_configurable(textwrap.fill)('x ' * 12).splitlines()[0] == '- x x x x'
 
 
-def test_a_parameter_is_set_by_its_name():
-  parse('--gin.INDENT=', '--gin.textwrap.fill.width=5')
+@pytest.mark.parametrize('name', ['textwrap.fill', 'fill'])
+def test_a_parameter_is_set_by_its_name(name):
+  parse('--gin.INDENT=', f'--gin.{name}.width=5')
   assert gin.get_configurable(textwrap.fill)('x ' * 12).splitlines()[0] == 'x x x'
+
+
+def test_a_binding_may_name_what_configs_import(folder):
+  parse('--gin.INDENT=@textwrap.dedent()', '--gin.textwrap.dedent.text', '> ')
+  assert gin.get_configurable(textwrap.fill)('x') == '> x'
+  with pytest.raises(AttributeError, match=r'textwrap\.nothing') as info:
+    parse('--gin.INDENT=@textwrap.nothing')
+  assert configuration.brief(info.value).endswith(' (INDENT = @textwrap.nothing)')
 
 
 def test_a_module_of_the_users_is_found_where_the_command_is_run(folder):
@@ -218,7 +227,7 @@ def test_a_saved_path_is_found_from_everywhere(folder, monkeypatch):
     (
       'textwrap.dedent.txt = 3',
       "ValueError: Configurable 'textwrap.dedent' doesn't have a parameter named 'txt'. "
-      '(file "odd.gin" line 4: textwrap.dedent.txt = 3)',
+      '("odd.gin" line 4: textwrap.dedent.txt = 3)',
     ),
     (
       "textwrap.fill:\n  text = 'x'\n  width = 'wide'",
