@@ -1,0 +1,184 @@
+"""Every shipped config is built by gin and takes a step, on data of its form and at tiny sizes."""
+
+import json
+import re
+
+import jax
+import pytest
+import tensorflow_datasets as tfds
+
+import gin
+from calm import configuration
+from calm.decoding import evaluation
+from calm.decoding.stored import StoredSplit
+from calm.models import pretrained, t5
+from calm.tasks import batches
+from calm.training import loop
+
+ROOT = configuration.shipped_root()
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.gin'))
+PARTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'gin').rglob('*.gin'))
+
+# A record of the files that a config over files is for.
+RECORDS = {
+  'configs/calm/multi30k_en_fr.gin': {
+    'en': 'Two young men are outside.',
+    'fr': 'Deux jeunes hommes sont dehors.',
+  },
+  'configs/calm/glue_sst2.gin': {'sentence': 'a charming journey .', 'label': 1, 'idx': 0},
+  'configs/calm/scitldr.gin': {
+    'article': 'We show that a softmax saturates. Then we say why.',
+    'highlights': 'Why a softmax saturates.',
+    'references': ['Why a softmax saturates.', 'A softmax saturates.'],
+  },
+  'configs/calm/squad.gin': {
+    'question': 'When did it begin?',
+    'context': 'It began in October 1973.',
+    'answers': {'text': ['October 1973', '1973'], 'answer_start': [12, 20]},
+  },
+}
+# In place of the sizes that the configs are for.
+TINY = {
+  'NUM_STEPS': '1',
+  'WARMUP_STEPS': '0',
+  'BATCH_SIZE': '8',
+  'INPUTS_LENGTH': '29',
+  'TARGETS_LENGTH': '23',
+  'TRUNCATE': 'True',
+  'VOCABULARY': '@vocabularies.byte_vocabulary()',
+  'VOCAB_SIZE': '259',
+  'SIZE': "'tiny'",
+  'DTYPE': "'float32'",
+  't5.T5Config.emb_dim': '8',
+  't5.T5Config.num_heads': '2',
+  't5.T5Config.head_dim': '4',
+  't5.T5Config.mlp_dim': '8',
+  't5.T5Config.num_encoder_layers': '1',
+  't5.T5Config.num_decoder_layers': '2',
+  'loop.train.num_validation_batches': '1',
+  'spelled_numbers.task.num_train': '31',
+  'spelled_numbers.task.num_validation': '7',
+  'spelled_numbers.task.num_test': '7',
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation(tmp_path_factory):
+  """Compiles without optimisation, and what configs have in common once."""
+  settings = {
+    'jax_disable_most_optimizations': True,
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0.5,
+  }
+  before = {name: jax.config.values[name] for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def data_sets():
+  """Random records in the form of TensorFlow Datasets."""
+  with tfds.testing.mock_data(num_examples=7):
+    yield
+  gin.clear_config()
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+  """Weights of T5 'tiny' with a vocabulary of bytes, to begin with."""
+  config = t5.published('tiny', vocab_size=259)
+  params = t5.init_params(config, jax.random.key(0))
+  return pretrained.save_huggingface(tmp_path_factory.mktemp('tiny'), config, params)
+
+
+@pytest.fixture
+def given(tmp_path, checkpoint):
+  """given(config): what its user gives on the command line, as gin bindings."""
+
+  def given(config):
+    values = {'WORKDIR': tmp_path / 'run', 'CHECKPOINT': checkpoint}
+    if config in RECORDS:
+      for split in ('train', 'validation', 'test'):
+        path = tmp_path / f'{split}.jsonl'
+        path.write_text(f'{json.dumps(RECORDS[config])}\n' * 11)
+        values[f'{split.upper()}_FILE'] = path
+    return {name: repr(str(value)) for name, value in values.items()}
+
+  return given
+
+
+def build(config, bindings):
+  """Parses a config with those of the bindings that it has a use for."""
+  source = everything_included(config)
+  lines = [
+    f'{name} = {value}'
+    for name, value in bindings.items()
+    if (f'%{name}' in source if name.isidentifier() else f'{name.rpartition(".")[0]}' in source)
+  ]
+  configuration.parse([config], lines, [], {})
+
+
+def everything_included(name):
+  """The source of a config and of all that it includes."""
+  source = (ROOT / name).read_text()
+  included = re.findall(r"^include '(.*)'$", source, re.MULTILINE)
+  return '\n'.join([source, *map(everything_included, included)])
+
+
+def value_of(macro):
+  return gin.get_configurable(f'{macro}/macro')()
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_a_config_describes_a_model_as_it_is_shipped(config, given):
+  build(config, given(config))
+  model_config = gin.get_configurable(t5.T5)().config
+  assert isinstance(model_config, t5.T5Config)
+  if config.startswith('configs/calm/paper/'):
+    size = 't5_1_1_base' if config.endswith('_base.gin') else 't5_1_1_small'
+    assert model_config == t5.published(size, dtype='bfloat16')
+    assert model_config.vocab_size == 32128
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_a_config_takes_a_step(config, given, tmp_path):
+  build(config, given(config) | TINY)
+  params, report = gin.get_configurable(loop.train)()
+  assert params['token_embedder']['embedding'].shape[0] == 259
+  assert 0 < report['loss'] < 100
+  assert 0 < report['validation_loss'] < 100
+  assert (tmp_path / 'run' / 'checkpoints' / '1').is_dir()
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_a_right_prediction_gets_the_best_score(config, given):
+  build(config, given(config) | TINY)
+  task, split = value_of('TASK'), value_of('EVALUATION_SPLIT')
+  examples = batches.evaluation_examples(task, split, inputs_length=29, truncate=True)
+  right = [example.targets_text for example in examples]
+  scores = evaluation.score(StoredSplit(task, split, examples), right)
+  scores.pop('rouge2', None)  # Some of the mock's summaries are a single word.
+  assert scores
+  assert scores == pytest.approx(dict.fromkeys(scores, 100))
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_a_config_says_how_it_is_run(config):
+  header = (ROOT / config).read_text().partition('\n\n')[0]
+  assert f'calm train --gin_file={config} ' in header
+  assert re.search(r'calm evaluate --workdir=runs/\w+', header)
+  assert all(len(line) <= 100 for line in (ROOT / config).read_text().splitlines())
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_a_building_block_is_used_or_pointed_out(part):
+  others = [path for path in (*CONFIGS, *PARTS, 'README.md') if path != part]
+  assert any(part in (ROOT / path).read_text() for path in others)
+
+
+def test_records_are_kept_for_configs_over_files_only():
+  over_files = [name for name in CONFIGS if "'gin/tasks/files.gin'" in everything_included(name)]
+  assert sorted(RECORDS) == over_files
