@@ -97,11 +97,14 @@ def _step(decoder, rule, fill, token, column, active, cache):
       carry, own[layer], filled[layer] = jax.lax.switch(
         carry.undecided.any().astype(jnp.int32), [lambda operands: operands, run], operands
       )
+  # Behind the last layer all stop. (Said here, not in the last branch: if nobody read its
+  # `undecided`, XLA would take it out of what that branch hands on, and copy the caches instead.)
+  exit_layer = jnp.where(carry.undecided, decoder.num_layers, carry.exit_layer)
   state = carry.hidden if first is None else first
   states = jax.lax.dynamic_update_slice(cache.states, state, (0, column, 0))
   found = carry.prediction
   logits = decoder.head(carry.hidden[:, 0]) if found is None else found.logits
-  result = StepResult(logits, carry.exit_layer, carry.confidence)
+  result = StepResult(logits, exit_layer, carry.confidence)
   return result, ExitCache(tuple(own), states, tuple(filled))
 
 
@@ -136,13 +139,14 @@ def _ask(decoder, rule, seen, carry):
   def asked(carry):
     evidence, prediction = likely_words.look(decoder, rule.needs, seen, carry.prediction)
     stops, confidence = rule(evidence)
-    newly = carry.undecided & (stops | last)
+    newly = carry.undecided & stops
+    recorded = carry.undecided & (stops | last)
     return Undecided(
       hidden=carry.hidden,
       undecided=carry.undecided & ~newly,
       exit_layer=jnp.where(newly, seen.layer, carry.exit_layer),
-      confidence=jnp.where(newly, confidence, carry.confidence),
-      prediction=likely_words.keep(carry.prediction, prediction, newly),
+      confidence=jnp.where(recorded, confidence, carry.confidence),
+      prediction=likely_words.keep(carry.prediction, prediction, recorded),
     )
 
   if last or carry.prediction is None:

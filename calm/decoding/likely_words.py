@@ -32,8 +32,7 @@ class Logits:
 class Likely:
   """Over likely words; before the first layer that is asked, nothing."""
 
-  asked: jax.Array  # bool[], whether the blocks are known
-  blocks: jax.Array  # int32[B, M]
+  blocks: jax.Array  # int32[B, M]; -1 before they are known
   block_logits: jax.Array  # float32[B, M, BLOCK], where a row stopped
   vocab_size: int = flax.struct.field(pytree_node=False)
 
@@ -54,8 +53,7 @@ def nothing(decoder, needs, batch_size) -> Any:
   if 'likely_logits' in needs:
     num_blocks = min(NUM_BLOCKS, -(-decoder.vocab_size // BLOCK))
     return Likely(
-      asked=jnp.bool_(False),
-      blocks=jnp.zeros((batch_size, num_blocks), jnp.int32),
+      blocks=jnp.full((batch_size, num_blocks), -1, jnp.int32),
       block_logits=jnp.zeros((batch_size, num_blocks, BLOCK), jnp.float32),
       vocab_size=decoder.vocab_size,
     )
@@ -71,7 +69,7 @@ def look(decoder, needs, seen, prediction):
     return seen.replace(logits=prediction.logits), prediction
   if 'likely_logits' in needs:
     prediction = jax.lax.cond(
-      prediction.asked,
+      prediction.blocks[0, 0] >= 0,
       lambda: prediction.replace(block_logits=_of_blocks(decoder, seen.hidden, prediction)),
       lambda: _first(decoder.head(seen.hidden), prediction),
     )
@@ -95,7 +93,7 @@ def _first(logits, prediction):
   blocked = _blocked(logits)
   blocks = best_of(blocked.max(-1), prediction.blocks.shape[1])
   chosen = jnp.take_along_axis(blocked, blocks[:, :, None], axis=1)
-  return prediction.replace(asked=jnp.bool_(True), blocks=blocks, block_logits=chosen)
+  return prediction.replace(blocks=blocks, block_logits=chosen)
 
 
 def _of_blocks(decoder, hidden, prediction):
