@@ -1,0 +1,117 @@
+"""What is installed is what is used, in versions that were tested, and runs on its own."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = [name for name in ('calm', 'elang', 'sweet') if (ROOT / name).is_dir()]
+
+
+def normal(name):
+  """A distribution's name in the one spelling of them all."""
+  return re.sub(r'[-_.]+', '-', name).lower()
+
+
+def setup_argument(name):
+  """What setup.py passes to setup(), if it is a literal."""
+  (call,) = (
+    node
+    for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == 'setuptools.setup'
+  )
+  return ast.literal_eval(next(word.value for word in call.keywords if word.arg == name))
+
+
+def imported_modules():
+  """Top-level names that the packages import, apart from Python's own and themselves."""
+  names = set()
+  for path in (path for package in PACKAGES for path in (ROOT / package).rglob('*.py')):
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.Import):
+        names |= {alias.name.partition('.')[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        names.add(node.module.partition('.')[0])
+  return names - sys.stdlib_module_names - {*PACKAGES}
+
+
+def test_every_import_is_a_requirement_and_every_requirement_imported():
+  distributions = importlib.metadata.packages_distributions()
+  required = {normal(name) for name in setup_argument('install_requires')}
+  imported = {name: {normal(one) for one in distributions[name]} for name in imported_modules()}
+  assert [name for name, providers in imported.items() if not providers & required] == []
+  # seqio opens public data sets with tensorflow-datasets.
+  used = set().union(*imported.values(), {'tensorflow-datasets'})
+  assert required - used == set()
+
+
+def test_every_version_is_pinned():
+  lines = (ROOT / 'constraints.txt').read_text().splitlines()
+  pinned = {normal(line.partition('==')[0]) for line in lines if '==' in line}
+  extras = setup_argument('extras_require')
+  waiting = [*setup_argument('install_requires')]
+  waiting += [one for extra in ('test', 'parity', 'dev') for one in extras[extra]]
+  seen, loose = set(), set()
+  while waiting:
+    requirement = Requirement(waiting.pop())
+    applies = requirement.marker is None or requirement.marker.evaluate({'extra': ''})
+    if not applies or normal(requirement.name) in seen:
+      continue
+    seen.add(normal(requirement.name))
+    # What another package pins itself, as torch does with CUDA's libraries, needs no pin here.
+    if normal(requirement.name) not in pinned and '==' not in str(requirement.specifier):
+      loose.add(requirement.name)
+    try:
+      waiting += importlib.metadata.requires(requirement.name) or []
+    except importlib.metadata.PackageNotFoundError:
+      continue  # Of an extra that is not installed.
+  assert loose == set()
+
+
+def test_an_installation_runs_the_configs_inside_it(tmp_path):
+  try:
+    importlib.metadata.version('wheel')
+    setuptools = Version(importlib.metadata.version('setuptools'))
+  except importlib.metadata.PackageNotFoundError:
+    pytest.skip('setuptools and wheel are not installed')
+  if setuptools < Version('77'):
+    pytest.skip('setuptools is older than pyproject.toml demands')
+  source, site = tmp_path / 'source', tmp_path / 'site'
+  for name in (*PACKAGES, 'gin', 'configs'):
+    shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+  for name in ('setup.py', 'pyproject.toml', 'README.md'):
+    shutil.copy(ROOT / name, source)
+  pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
+  options = ['--no-deps', '--no-build-isolation', '--no-index', '--target', site]
+  subprocess.run([*pip, 'install', *options, source], check=True)
+  shutil.rmtree(source)
+
+  for folder in ('gin', 'configs'):
+    shipped = sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob('*.gin'))
+    installed = sorted((site / 'calm' / folder).rglob('*.gin'))
+    assert [path.relative_to(site / 'calm') for path in installed] == shipped
+  command = [sys.executable, site / 'bin' / 'calm', '--help']
+  environment = {**os.environ, 'PYTHONPATH': str(site)}
+  said = subprocess.run(
+    command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+  )
+  assert '\n  configs/calm/multi30k_en_fr.gin\n' in said.stdout
+  where = 'from calm import configuration; print(configuration.shipped_root())'
+  said = subprocess.run(
+    [sys.executable, '-c', where],
+    cwd=tmp_path,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert said.stdout == f'{site / "calm"}\n'
