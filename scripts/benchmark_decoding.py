@@ -59,6 +59,10 @@ class System:
     """Median over the rounds."""
     return statistics.median(self.seconds) / LENGTH
 
+  def ratio_to(self, other):
+    """Median over the rounds of this system's time by the other's in the same round."""
+    return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
   @property
   def label(self):
     """A short name for tables."""
@@ -198,11 +202,8 @@ def convert_to_ctranslate2(directory, work, kind):
   tokenizer = Numbers(model.config.vocab_size)
   spec = loader(model, tokenizer)
   path = Path(work, f'ctranslate2_{kind}')
-  if kind == 'int8':
-    spec.optimize(quantization='int8')
   spec.validate()
-  if kind != 'int8':
-    spec.optimize()
+  spec.optimize(quantization='int8' if kind == 'int8' else None)
   path.mkdir()
   spec.save(str(path))
   return path
@@ -234,15 +235,14 @@ def check(systems):
 
 def report(systems, batch_size):
   """Prints a table of milliseconds and ratios."""
-  by_layer = {s.exit_layer: s.seconds_per_step for s in systems if s.system == 'truncated'}
-  full = systems[0].seconds_per_step
+  by_layer = {s.exit_layer: s for s in systems if s.system == 'truncated'}
   print(f'\nbatch {batch_size}{"":22}ms/step   of full   of d layers')
   for system in systems:
     limit = by_layer.get(system.exit_layer)
-    ratio = '' if limit is None else f'{system.seconds_per_step / limit:10.2f}'
+    ratio = '' if limit is None else f'{system.ratio_to(limit):10.2f}'
     print(
       f'  {system.label:28}{1e3 * system.seconds_per_step:9.2f}'
-      f'{system.seconds_per_step / full:10.2f}{ratio}'
+      f'{system.ratio_to(systems[0]):10.2f}{ratio}'
     )
 
 

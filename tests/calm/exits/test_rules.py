@@ -1,0 +1,97 @@
+"""Rules: which rows stop, what they need to see, settings that cannot be."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm.exits import confidence, rules, thresholds
+
+LOGITS = jnp.log(jnp.array([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.2, 0.7, 0.1]]))
+
+
+def evidence(layer=2, **seen):
+  """Three rows at positions 0, 5 and 9."""
+  states = jnp.eye(3)
+  return rules.Evidence(
+    layer=layer,
+    num_layers=4,
+    position=jnp.array([0, 5, 9]),
+    hidden=states,
+    previous=jnp.array([[1.0, 0, 0], [1, 1, 0], [1, 0, 0]]),
+    **seen,
+  )
+
+
+def test_never_exit_never_stops():
+  stops, sure = rules.NeverExit()(evidence(4))
+  assert not stops.any()
+  np.testing.assert_array_equal(sure, 1)
+
+
+@pytest.mark.parametrize('layer', [1, 2, 3, 4])
+def test_a_fixed_layer_stops_there_and_not_before(layer):
+  assert rules.FixedLayer(3)(evidence(layer))[0].tolist() == [layer >= 3] * 3
+
+
+def test_confident_rows_stop_where_they_reach_the_threshold():
+  rule = rules.Confident(confidence.softmax_margin, 0.5)
+  stops, sure = rule(evidence(logits=LOGITS))
+  np.testing.assert_allclose(sure, [0.7, 0.05, 0.5], atol=1e-6)
+  assert stops[:2].tolist() == [True, False]
+  assert rules.Confident(confidence.softmax_margin, sure)(evidence(logits=LOGITS))[0].all()
+  assert rule.needs == ('logits',)
+
+
+def test_a_threshold_sees_each_rows_own_position():
+  rule = rules.Confident(confidence.classifier, thresholds.Decaying(0.5, 10.0, 10))
+  # Needed are 0.55, 0.4507 and 0.45001.
+  stops, _ = rule(
+    evidence(exit_score=jnp.log(jnp.array([0.5, 0.4506, 0.46]) / jnp.array([0.5, 0.5494, 0.54])))
+  )
+  assert stops.tolist() == [False, False, True]
+
+
+def test_no_row_stops_before_min_exit():
+  rule = rules.Confident(confidence.state_saturation, 0.0, min_exit=3)
+  assert not rule(evidence(2))[0].any()
+  assert rule(evidence(3))[0].all()
+
+
+def test_saturation_is_0_after_layer_1_where_there_is_nothing_to_compare():
+  rule = rules.Confident(confidence.state_saturation, 0.01)
+  stops, sure = rule(evidence(1))
+  assert not stops.any()
+  np.testing.assert_array_equal(sure, 0)
+  assert rules.Confident(confidence.state_saturation, 0.0)(evidence(1))[0].all()
+  np.testing.assert_allclose(rule(evidence(2))[1], [1, 0.5**0.5, 0], atol=1e-6)
+  assert rule.needs == ()
+
+
+def test_the_oracle_stops_where_the_last_layer_is_foretold():
+  stops, _ = rules.Oracle()(evidence(logits=LOGITS, full_token=jnp.array([0, 1, 1])))
+  assert stops.tolist() == [True, False, True]
+
+
+def test_a_family_of_rules_has_one_number():
+  rule = rules.confident(
+    0.4, confidence.certainty, lambda value: thresholds.Decaying(value, 4.0, 9), min_exit=2
+  )
+  assert rule == rules.Confident(confidence.certainty, thresholds.Decaying(0.4, 4.0, 9), 2)
+
+
+def test_a_measure_of_ones_own_needs_no_other_code():
+  def close_call(logits, hidden):
+    return 1 - logits.max(-1) + 0 * hidden[..., 0]
+
+  stops, _ = rules.Confident(close_call, 1.5)(evidence(logits=LOGITS))
+  assert stops.tolist() == [False, True, False]
+
+
+def test_impossible_rules_are_named():
+  with pytest.raises(ValueError, match='needs an exit classifier'):
+    rules.check(rules.Confident(confidence.classifier, 0.5), 4, has_classifier=False)
+  with pytest.raises(ValueError, match='5 is not a layer from 1 to 4'):
+    rules.check(rules.FixedLayer(5), 4, has_classifier=True)
+  rule = rules.Confident(confidence.certainty, thresholds.PerLayer([0.1, 0.2]))
+  with pytest.raises(ValueError, match='2 thresholds for 4'):
+    rules.check(rule, 4, has_classifier=True)
