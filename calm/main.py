@@ -1,4 +1,4 @@
-"""One command for everything: `calm train | vocab | evaluate | calibrate | decode | export`.
+"""One command for everything: `calm train | evaluate | calibrate | trials | decode | ...`.
 
 The command line is T5X's: `--gin_file` (repeatable) names configs, `--gin.NAME=value` sets or
 overrides what they say, `--gin_search_paths` says where else to look for them. This module and the
@@ -76,6 +76,16 @@ COMMANDS = (
     'Decodes a split with the full model and at one threshold after the other, and writes a '
     'certificate for each tolerance (DELTAS). Without --gin_file the configuration saved in the '
     'workdir by `calm train` is used. Interrupted, the same command goes on where it stopped.',
+    (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+  ),
+  Command(
+    'trials',
+    'calm.reporting.efficiency:trials',
+    'say what each confidence measure saves at each tolerance, and how sure that is',
+    'Decodes a split with each of MEASURES at all thresholds, at fixed depths and with an oracle, '
+    'calibrates on many random parts of it, and writes a table into the workdir. Without '
+    '--gin_file the configuration saved in the workdir by `calm train` is used. Interrupted, the '
+    'same command goes on where it stopped.',
     (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
   ),
   Command(

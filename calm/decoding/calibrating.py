@@ -5,6 +5,7 @@ CALM, section 4: `calm.calibration` decides from losses alone; here is where the
 
 import dataclasses
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from calm.calibration.fingerprints import code_fingerprint
 from calm.decoding import evaluation
 from calm.decoding.stored import Results, StoredSplit
 from calm.decoding.text_decoder import TextDecoder
-from calm.exits.rules import NeverExit
+from calm.exits.rules import ExitRule, NeverExit
 
 OBJECTIVES = ('textual', 'risk')
 _CODE = ('calibration', 'decoding', 'exits', 'models', 'tasks')
@@ -128,13 +129,14 @@ class Sweep:
 
   def full(self) -> Results:
     """What the full model gives; computed once for all rules."""
-    return self._decode('full', NeverExit())
+    return self.decode('full', NeverExit())
 
   def at(self, threshold: float) -> Results:
     """What is given at a threshold."""
-    return self._decode(f'{self.name}/{threshold:g}', self.rule_at(threshold))
+    return self.decode(f'{self.name}/{threshold:g}', self.rule_at(threshold))
 
-  def _decode(self, name, rule):
+  def decode(self, name: str, rule: ExitRule) -> Results:
+    """What any rule gives, kept under `name`."""
     decoder = evaluation.with_rule(self.text_decoder, rule)
     path = self.folder / self.stored.name / f'{name}.jsonl'
     results = self.stored.decode(path, decoder)
@@ -148,8 +150,15 @@ def losses_of(
   sweep: Sweep, objective: str, dissimilarity: consistency.Dissimilarity
 ) -> Callable[[float], np.ndarray]:
   """Maps a threshold to losses float64[n] of Definition 1 ('textual') or 2 ('risk')."""
-  full = sweep.full()
-  if dissimilarity is consistency.token_disagreement:
+  losses = losses_of_results(sweep.stored, sweep.full(), objective, dissimilarity)
+  return lambda threshold: losses(sweep.at(threshold))
+
+
+def losses_of_results(
+  stored: StoredSplit, full: Results, objective: str, dissimilarity: consistency.Dissimilarity
+) -> Callable[[Results], np.ndarray]:
+  """Maps any results to losses float64[n] of Definition 1 ('textual') or 2 ('risk')."""
+  if inspect.unwrap(dissimilarity) is consistency.token_disagreement:  # gin wraps it.
     if objective == 'risk':
       raise ValueError('token_disagreement compares tokens, and references are texts.')
 
@@ -161,20 +170,22 @@ def losses_of(
       return results.predictions
 
   if objective == 'textual':
-    return lambda threshold: consistency.textual_consistency(
-      outputs(sweep.at(threshold)), outputs(full), dissimilarity
+    return lambda results: consistency.textual_consistency(
+      outputs(results), outputs(full), dissimilarity
     )
-  references = sweep.stored.targets()
+  references = stored.targets()
   full_risks = consistency.risks(full.predictions, references, dissimilarity)
-  return lambda threshold: consistency.risk_increase(
-    consistency.risks(sweep.at(threshold).predictions, references, dissimilarity), full_risks
+  return lambda results: consistency.risk_increase(
+    consistency.risks(results.predictions, references, dissimilarity), full_risks
   )
 
 
 def measure_name(rule_at: evaluation.RuleAt) -> str:
-  """What a family of rules is called in paths: its measure's name."""
-  measure = getattr(rule_at(0.5), 'measure', None)
-  return getattr(measure, '__name__', 'rule')
+  """What a family of rules is called in paths: its measure's name, and tau if it decays."""
+  rule = rule_at(0.5)
+  name = getattr(getattr(rule, 'measure', None), '__name__', 'rule')
+  tau = getattr(getattr(rule, 'threshold', None), 'tau', None)
+  return name if tau is None else f'{name}_tau_{tau:g}'
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""What early exits cost and what they give: FLOPs, seconds, tables, curves, a page."""

@@ -1,0 +1,122 @@
+"""Decoder FLOPs of generated tokens, counted from the sizes of a model.
+
+A multiplication and an addition make two. Products with weights, keys and values are counted, which
+is nearly all there is: norms, softmax and activations are left out, as is what is computed once per
+sequence whatever the rule (the encoder, cross-attention keys and values). Counted is what a row
+needs on its own; a batch may compute more for it, while other rows are undecided.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from calm.decoding import likely_words
+from calm.exits import confidence
+from calm.exits.rules import ExitRule
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderCost:
+  """FLOPs of the parts of a T5's decoder, each for one token of one row."""
+
+  config: Any  # a calm.models.t5.T5Config
+
+  @property
+  def keys_values(self) -> int:
+    """The K/V half of a layer: all that state propagation computes for a skipped layer."""
+    return 2 * 2 * self.config.emb_dim * self._joined
+
+  def attend(self, position, source_length):
+    """The other half of a layer: attention, cross-attention and feed-forward.
+
+    `position` (from 0) is the token's: it sees position + 1 keys, and source_length of the source.
+    Numbers or arrays.
+    """
+    cfg = self.config
+    query_and_out = 2 * 2 * cfg.emb_dim * self._joined
+    over_keys = 2 * 2 * self._joined * (position + 1 + source_length)
+    branches = len(cfg.mlp_activations)
+    return 2 * query_and_out + over_keys + 2 * (branches + 1) * cfg.emb_dim * cfg.mlp_dim
+
+  def head(self, num_words: int | None = None) -> int:
+    """The output projection, of the whole vocabulary or of some words."""
+    return 2 * self.config.emb_dim * (self.config.vocab_size if num_words is None else num_words)
+
+  def steps(
+    self,
+    exit_layers: Sequence[int] | np.ndarray,
+    source_length: int,
+    rule: ExitRule,
+    *,
+    with_head: bool = True,
+  ) -> np.ndarray:
+    """FLOPs float64[T] of the tokens of a sequence, but for what skipped layers are filled with.
+
+    Args:
+      exit_layers: layers run for each token, int[T], from 1.
+      source_length: tokens of the input.
+      rule: by which they stopped; says what was looked at on the way.
+      with_head: count the head, which every token needs at least once.
+    """
+    layers = np.asarray(exit_layers, np.int64)
+    positions = np.arange(len(layers))
+    run = layers * (self.keys_values + self.attend(positions, source_length))
+    looked = self._looking(rule, layers)
+    return (run + looked + (self._heads(rule, layers) if with_head else 0)).astype(np.float64)
+
+  def sequence(
+    self,
+    exit_layers: Sequence[int] | np.ndarray,
+    source_length: int,
+    rule: ExitRule,
+    *,
+    with_head: bool = True,
+  ) -> float:
+    """FLOPs of a whole sequence; `steps`, and the keys and values of skipped layers."""
+    steps = self.steps(exit_layers, source_length, rule, with_head=with_head).sum()
+    return float(steps + num_filled(exit_layers) * self.keys_values)
+
+  @property
+  def _joined(self):
+    return self.config.num_heads * self.config.head_dim
+
+  def _heads(self, rule, layers):
+    """FLOPs [T] of the head, each time it is looked at."""
+    asked = _times_asked(rule, layers)
+    # An oracle's foresight is no decoder's cost: what it predicts is counted once, as for all.
+    if 'full_token' in rule.needs:
+      return np.full_like(layers, self.head())
+    if 'logits' in rule.needs:
+      return asked * self.head()
+    if 'likely_logits' in rule.needs:
+      likely = min(self.config.vocab_size, likely_words.NUM_BLOCKS * likely_words.BLOCK)
+      return self.head() + (asked - 1) * self.head(likely)
+    return np.full_like(layers, self.head())
+
+  def _looking(self, rule, layers):
+    """FLOPs [T] of what a measure asks for beside the head: a linear classifier, a cosine."""
+    measure = getattr(rule, 'measure', None)
+    names = () if measure is None else confidence.needs(measure)
+    each = 2 * self.config.emb_dim * ('exit_score' in names)
+    each += 3 * 2 * self.config.emb_dim * ('previous' in names)
+    return each * _times_asked(rule, layers)
+
+
+def num_filled(exit_layers: Sequence[int] | np.ndarray) -> int:
+  """How often a token's skipped layer gets keys and values after all, in one sequence.
+
+  A layer is filled up when a later token reaches it, so that what no one reads is never made: see
+  `calm.decoding.early_exit`. Of [1, 3, 2, 1] the first token's layers 2 and 3 are filled.
+  """
+  layers = np.asarray(exit_layers, np.int64)
+  # later[t]: the deepest layer that a token after t runs.
+  deepest = np.maximum.accumulate(layers[::-1])[::-1]
+  later = np.append(deepest[1:], 0)
+  return int(np.maximum(0, later - layers).sum())
+
+
+def _times_asked(rule, layers):
+  """How often [T] the rule was shown a layer."""
+  return np.maximum(1, layers - int(getattr(rule, 'min_exit', 1)) + 1)

@@ -1,0 +1,98 @@
+"""A study whose outputs are made up, so that its numbers can be computed by hand."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from calm.decoding import decoder
+from calm.decoding.stored import Results, StoredSplit
+from calm.exits import confidence
+from calm.models import t5
+from calm.reporting.study import Study
+
+# D = 2, N H = 3, F = 5, three decoder layers, a head of 259 bytes.
+CONFIG = t5.T5Config(259, 2, 1, 3, 5, 1, 3)
+# By the file they would be in: a text of two tokens, and the layers run for each.
+OUTPUTS = {
+  'full': ('a b', [3, 3]),
+  'fixed_layer/1': ('c', [1, 1]),
+  'fixed_layer/2': ('a b', [2, 2]),
+  'oracle': ('a b', [1, 2]),
+  'softmax_margin/0.9': ('a b', [1, 3]),
+  'softmax_margin/0.5': ('c', [1, 1]),
+  'state_saturation/0.9': ('c', [2, 3]),
+  'state_saturation/0.5': ('c', [2, 2]),
+}
+TARGETS = ['a b'] * 5 + ['c'] * 5
+
+
+def exact_match(targets, predictions):
+  """Percentage of predictions that are their target."""
+  hits = [target == prediction for target, prediction in zip(targets, predictions, strict=True)]
+  return {'exact_match': 100 * sum(hits) / len(hits)}
+
+
+@pytest.fixture(scope='session')
+def vocabulary():
+  """Bytes."""
+  return pytest.importorskip('seqio').ByteVocabulary()
+
+
+@pytest.fixture(scope='session')
+def make_task(vocabulary):
+  """Makes a task of given inputs and targets, in split 'validation', its file in a folder."""
+  files = pytest.importorskip('calm.tasks.files')
+
+  def make(folder, inputs, targets):
+    rows = [{'x': x, 'y': y} for x, y in zip(inputs, targets, strict=True)]
+    path = folder / 'validation.jsonl'
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows), encoding='utf-8')
+    return files.task(
+      inputs='{x}',
+      targets='{y}',
+      vocabulary=vocabulary,
+      validation=str(path),
+      metrics=(exact_match,),
+    )
+
+  return make
+
+
+@pytest.fixture
+def made_up(make_task, tmp_path, monkeypatch):
+  """Makes studies of ten examples, 'ab' with its EOS, whose outputs are OUTPUTS."""
+
+  def decode(self, path, text_decoder):
+    del text_decoder
+    text, exit_layers = OUTPUTS[
+      path.relative_to(tmp_path / 'calibration/validation').with_suffix('').as_posix()
+    ]
+    row = {
+      'prediction': text,
+      'num_tokens': 2,
+      'layers_per_token': sum(exit_layers) / 2,
+      'tokens': [100, 1],
+      'exit_layers': exit_layers,
+    }
+    return Results([row] * len(self.examples), 0, 0.0)
+
+  monkeypatch.setattr(StoredSplit, 'decode', decode)
+  shapes = jax.eval_shape(lambda: t5.init_params(CONFIG, jax.random.key(0)))
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+  def make(**options):
+    usual = {
+      'task': make_task(tmp_path, ['ab'] * 10, TARGETS),
+      'split': 'validation',
+      'decoder': decoder.Decoder(t5.T5(CONFIG), 4),
+      'params': params,
+      'workdir': str(tmp_path),
+      'inputs_length': 8,
+      'measures': (confidence.softmax_margin, confidence.state_saturation),
+      'grid': (0.9, 0.5),
+    }
+    return Study(**(usual | options))
+
+  return make
