@@ -58,6 +58,23 @@ def cross_entropy(logits, targets, label_smoothing=0.0, z_loss=0.0):
   return loss
 
 
+def decoder_states(model, params, batch, key=None) -> Any:
+  """Teacher-forced states of a T5 after every decoder layer: a tuple of L arrays [B, T, D].
+
+  `batch` is as `calm.tasks.batches` makes it; without a key there is no dropout.
+  """
+  return model.apply(
+    {'params': params},
+    batch['encoder_input_tokens'],
+    batch['decoder_input_tokens'],
+    batch['decoder_target_tokens'],
+    batch.get('encoder_segment_ids'),
+    batch.get('decoder_segment_ids'),
+    deterministic=key is None,
+    rngs=_rngs(key),
+  )
+
+
 def exit_weights(weights, num_layers):
   """Weights of the losses after decoder layers 1 to L, summing to 1: a tuple of L floats.
 
@@ -126,16 +143,7 @@ class EncoderDecoderObjective:
       that the last layer predicts}).
     """
     dropout_key, head_key, exit_key = _split(key)
-    states: Any = self.model.apply(
-      {'params': params},
-      batch['encoder_input_tokens'],
-      batch['decoder_input_tokens'],
-      batch['decoder_target_tokens'],
-      batch.get('encoder_segment_ids'),
-      batch.get('decoder_segment_ids'),
-      deterministic=key is None,
-      rngs=_rngs(dropout_key),
-    )
+    states = decoder_states(self.model, params, batch, dropout_key)
     targets = batch['decoder_target_tokens']
     token_weights = batch['decoder_loss_weights'].astype(jnp.float32)
 

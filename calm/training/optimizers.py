@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, as T5 trains and as most others do: optax, by name."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import jax
@@ -101,6 +102,38 @@ def adamw(
   )
   adam = optax.adamw(schedule, b1, b2, epsilon, weight_decay=weight_decay, mask=_is_matrix)
   return Optimizer(optax.chain(clip, adam), schedule)
+
+
+def only(optimizer, pattern):
+  """Trains the parameters in whose '/'-joined path `pattern` is found, and no others.
+
+  `optimizer` sees, clips and keeps state for these alone; the others stay as they are.
+
+  Raises:
+    ValueError: when the state is made, if the pattern is found in no path.
+  """
+
+  def names(tree):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'), tree
+    )
+
+  def labels(tree):
+    return jax.tree.map(
+      lambda name: 'trained' if re.search(pattern, name) else 'frozen', names(tree)
+    )
+
+  partition = optax.partition(
+    {'trained': optimizer.transformation, 'frozen': optax.set_to_zero()}, labels
+  )
+
+  def init(params):
+    if 'trained' not in jax.tree.leaves(labels(params)):
+      listed = ', '.join(jax.tree.leaves(names(params)))
+      raise ValueError(f'only: {pattern!r} is found in no parameter; there are {listed}.')
+    return partition.init(params)
+
+  return Optimizer(optax.GradientTransformation(init, partition.update), optimizer.learning_rate)
 
 
 def _as_schedule(learning_rate):

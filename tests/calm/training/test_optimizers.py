@@ -45,8 +45,40 @@ def test_weight_decay_leaves_vectors_alone():
   np.testing.assert_allclose(updates['scale'], 0.0)
 
 
-def test_adafactor_keeps_factors_instead_of_second_moments():
+def test_adafactor_keeps_factors_instead_of_moments():
   params = {'matrix': jnp.ones((256, 512))}
   state = optimizers.adafactor().transformation.init(params)
   sizes = [leaf.size for leaf in jax.tree.leaves(state)]
   assert sum(sizes) < 2 * (256 + 512)
+
+
+@pytest.mark.parametrize('make', [optimizers.adafactor, optimizers.adamw])
+def test_only_what_a_pattern_finds_is_trained_and_has_state(make):
+  optimizer = optimizers.only(make(0.1), r'head/(kernel|bias)$')
+  params = {'body': {'kernel': jnp.ones((5, 3))}, 'head': {'kernel': jnp.ones((3, 2))}}
+  state = optimizer.transformation.init(params)
+  assert max(leaf.size for leaf in jax.tree.leaves(state)) == 6
+  gradient = jax.tree.map(jnp.ones_like, params)
+  updates, _ = optimizer.transformation.update(gradient, state, params)
+  assert not np.any(updates['body']['kernel'])
+  assert np.all(updates['head']['kernel'] < 0)
+  assert optimizer.learning_rate(0) == 0.1
+
+
+def test_gradients_of_what_is_not_trained_do_not_count_for_clipping():
+  optimizer = optimizers.only(optimizers.adamw(0.1, b1=0.0, max_gradient_norm=1.0), 'head')
+  params = {'body': jnp.ones(3), 'head': jnp.ones(3)}
+
+  def moment(body):
+    state = optimizer.transformation.init(params)
+    gradient = {'body': jnp.full(3, body), 'head': jnp.full(3, 0.25)}
+    _, state = optimizer.transformation.update(gradient, state, params)
+    return max(float(leaf.max()) for leaf in jax.tree.leaves(state) if leaf.shape == (3,))
+
+  assert moment(1e6) == moment(0.0) == 0.25
+
+
+def test_a_pattern_that_finds_nothing_lists_what_there_is():
+  optimizer = optimizers.only(optimizers.adamw(0.1), 'classifier')
+  with pytest.raises(ValueError, match="'classifier' is found in no parameter; there are a/b, c"):
+    optimizer.transformation.init({'a': {'b': jnp.ones(3)}, 'c': jnp.ones(2)})

@@ -1,0 +1,123 @@
+"""CALM's second stage: a linear classifier that says whether a token may stop after a layer.
+
+It sees the state alone and predicts whether the shared head, on this state, would say what it says
+on the last layer's. Everything else is frozen, so that the model is what it was (Schuster et al.,
+section 3.5, https://arxiv.org/abs/2207.07061).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from calm.models import pretrained, t5
+from calm.training import checkpoints, losses
+
+KINDS = ('independent', 'geometric')
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitClassifierObjective:
+  """Cross-entropy of the classifier against whether a layer predicts what the last one does.
+
+  'independent' is CALM's choice: the mean of the layers before the last, each on its own.
+  'geometric' is the geometric-like loss of Elbayad et al., https://arxiv.org/abs/1910.10073: with
+  s_n the probability of stopping after layer n, a token exits there with
+  q(n) = s_n prod_{k<n} (1 - s_k), and after the last layer with what is left. The loss is
+  -log q(n) of the first layer that agrees with the last; what comes after it is ignored.
+
+  Its parameters are the whole tree, and only the classifier's have a gradient: the network is run
+  forwards, without dropout. `calm.training.optimizers.only` keeps the rest as it is.
+  """
+
+  model: t5.T5
+  kind: str = 'independent'
+  partition_rules: Any = t5.PARTITION_RULES
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(f'kind: {self.kind!r} is not one of {", ".join(KINDS)}.')
+    if not self.model.config.exit_classifier:
+      raise ValueError('The model has no exit classifier: set T5Config.exit_classifier = True.')
+    if self.model.config.num_decoder_layers < 2:
+      raise ValueError('num_decoder_layers: an exit classifier needs at least 2, not 1.')
+
+  def init(self, key):
+    """Fresh float32 parameters, of the network too; `initial_params` takes trained ones."""
+    return t5.init_params(self.model.config, key)
+
+  def __call__(self, params, batch, key=None):
+    """Sums over target tokens of a batch as `calm.tasks.batches` makes it; draws nothing.
+
+    Returns:
+      (summed loss in nats, {'weight': number of target tokens, 'agreement': share of the layers
+      before the last that predict what it does, 'accuracy': share of them where the classifier is
+      right at a threshold of 0.5, 'false_exits': share where it stops and should not}).
+
+    A classifier that always stops has the accuracy `agreement`, and `1 - agreement` false exits.
+    """
+    del key
+    frozen = jax.lax.stop_gradient(params)
+    states = jnp.stack(losses.decoder_states(self.model, frozen, batch))  # [L, B, T, D]
+
+    def predict(hidden):
+      logits: Any = self.model.apply({'params': frozen}, hidden, method='head')
+      return logits.argmax(-1)
+
+    predicted = jax.lax.map(predict, states)  # One layer at a time: the logits of all are large.
+    agrees = predicted[:-1] == predicted[-1]  # [L-1, B, T]
+    scores: Any = self.model.apply({'params': params}, states[:-1], method='exit_score')
+    cross_entropies = optax.sigmoid_binary_cross_entropy(scores, agrees)
+    if self.kind == 'geometric':
+      # Up to the first layer that agrees, -log q is the same cross-entropy, summed.
+      agreed_before = jnp.cumsum(agrees, axis=0) - agrees > 0
+      loss = jnp.where(agreed_before, 0.0, cross_entropies).sum(0)
+    else:
+      loss = cross_entropies.mean(0)
+    stops = scores >= 0
+    shares = {
+      'agreement': agrees,
+      'accuracy': stops == agrees,
+      'false_exits': stops & ~agrees,
+    }
+    weights = batch['decoder_loss_weights'].astype(jnp.float32)
+    sums = {name: (share.mean(0) * weights).sum() for name, share in shares.items()}
+    return (loss * weights).sum(), {'weight': weights.sum(), **sums}
+
+
+def initial_params(directory, model, step=None):
+  """Trained parameters and a fresh classifier: what the second stage begins with.
+
+  Args:
+    directory: the workdir of a run, or a directory that `calm.models.pretrained.load` reads. A
+      classifier that is there already is replaced.
+    model: the T5 with a classifier.
+    step: a certain checkpoint of the run; the newest by default.
+
+  Returns:
+    Parameters of `model`, a nested dict of NumPy arrays.
+
+  Raises:
+    FileNotFoundError: there is no such directory or checkpoint.
+    ValueError: it cannot be read, or does not fit the model without its classifier.
+  """
+  source = Path(directory, checkpoints.FOLDER)
+  if source.is_dir():
+    params = checkpoints.restore_params(directory, step=step)
+  elif step is not None:
+    raise FileNotFoundError(f'{directory} is no workdir of a run: there is no checkpoint {step}.')
+  else:
+    params = pretrained.load(directory, dataclasses.replace(model.config, exit_classifier=False))[1]
+  # From 0, as T5 makes it.
+  classifier = {
+    'kernel': np.zeros((model.config.emb_dim, 1), np.float32),
+    'bias': np.zeros(1, np.float32),
+  }
+  params = {**params, 'decoder': {**params.get('decoder', {}), 'exit_classifier': classifier}}
+  expected = jax.eval_shape(lambda: t5.init_params(model.config, jax.random.key(0)))
+  checkpoints.check_fit(expected, params, source)
+  return params
