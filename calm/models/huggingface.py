@@ -5,9 +5,11 @@ and Flan-T5 are one model type there, told apart by their settings
 (https://huggingface.co/docs/transformers/model_doc/t5).
 """
 
+import dataclasses
 import json
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -143,7 +145,7 @@ def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
   """Writes a directory that transformers' T5ForConditionalGeneration loads; returns its path.
 
   The weights are in place before config.json is, so that an interrupted call leaves nothing that
-  looks whole.
+  looks whole. transformers has no exit classifier: a model's is left out, which stderr is told.
 
   Args:
     directory: is made; may exist if it holds nothing else than such an export.
@@ -167,6 +169,14 @@ def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
   flat = parameters.flatten(params)
   shapes = {name: np.shape(value) for name, value in flat.items()}
   parameters.require_fit('params', parameters.shapes(config), shapes)
+  if config.exit_classifier:
+    config = dataclasses.replace(config, exit_classifier=False)
+    flat = {name: flat[name] for name in parameters.shapes(config)}
+    print(
+      f'{directory}: written without the exit classifier, for which transformers has no place; the '
+      'checkpoints of the run keep it.',
+      file=sys.stderr,
+    )
   settings = huggingface_config.to_settings(config, dtype)
   _require_replaceable(directory)
 

@@ -28,10 +28,16 @@ def load(directory, config=None, *, cut_decoder=False):
   Raises:
     FileNotFoundError: there is no such directory, or no checkpoint in it, or a part is missing.
     ValueError: a file is damaged, or the checkpoint does not fit. Then the message lists all that
-      is missing, all that is unexpected, and every shape that differs.
+      is missing, all that is unexpected, and every shape that differs. An exit classifier is never
+      made up: `calm.training.exit_classifier.initial_params` adds a fresh one.
   """
   source = _source(Path(directory))
   config = source.config if config is None else config
+  if config.exit_classifier and 'decoder.exit_classifier.kernel' not in source.shapes:
+    raise ValueError(
+      f'The checkpoint {directory} has no exit classifier: load it with exit_classifier=False, or '
+      'train one, beginning with calm.training.exit_classifier.initial_params.'
+    )
   found, settings = dict(source.shapes), source.differences(config)
   extra = [name for name in found if _decoder_layer(name) >= config.num_decoder_layers]
   if extra and cut_decoder:

@@ -273,3 +273,16 @@ def test_an_export_checks_what_it_is_given(tmp_path, varied_params):
   with pytest.raises(ValueError, match='mlp_activations'):
     pretrained.save_huggingface(directory, config, params)
   assert not directory.exists()
+
+
+def test_an_exit_classifier_is_left_out_and_that_is_said(
+  tmp_path, varied_params, equal_trees, capsys
+):
+  config = dataclasses.replace(TINY, exit_classifier=True)
+  params = varied_params(config)
+  pretrained.save_huggingface(tmp_path / 'out', config, params)
+  assert f'{tmp_path}/out: written without the exit classifier' in capsys.readouterr().err
+  found, loaded = pretrained.load(tmp_path / 'out')
+  assert found == TINY
+  del params['decoder']['exit_classifier']
+  equal_trees(loaded, params)

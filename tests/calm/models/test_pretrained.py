@@ -132,6 +132,22 @@ def test_more_decoder_layers_than_there_are_stay_an_error(huggingface_copy):
     pretrained.initial_params(huggingface_copy, config, cut_decoder=True)
 
 
+@pytest.mark.parametrize('kind', ['t5x', 'huggingface'])
+def test_a_classifier_that_is_not_there_is_not_made_up(kind, t5x_copy, huggingface_copy):
+  directory = t5x_copy if kind == 't5x' else huggingface_copy
+  config, _ = pretrained.load(directory)
+  with pytest.raises(ValueError, match=r'no exit classifier.*exit_classifier\.initial_params'):
+    pretrained.load(directory, dataclasses.replace(config, exit_classifier=True))
+
+
+def test_a_classifier_that_is_there_is_read(tmp_path, varied_params, equal_trees):
+  config = dataclasses.replace(TINY, exit_classifier=True)
+  params = varied_params(config)
+  _write_t5x(tmp_path / 'inline', params)
+  _, loaded = pretrained.load(tmp_path / 'inline', config)
+  equal_trees(loaded, params)
+
+
 def test_directories_without_a_checkpoint(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
     pretrained.load(tmp_path / 'nowhere')
