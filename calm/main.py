@@ -89,6 +89,15 @@ COMMANDS = (
     (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
   ),
   Command(
+    'report',
+    'calm.reporting.report:report',
+    'write a page of figures, tables and examples: what early exits cost and give',
+    'Decodes what `calm calibrate` and `calm trials` have not decoded yet and writes report.html, '
+    'PNG and CSV files into the workdir. Without --gin_file the configuration saved in the workdir '
+    'by `calm train` is used. Interrupted, the same command goes on where it stopped.',
+    (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+  ),
+  Command(
     'decode',
     'calm.decoding.corpus:decode',
     'decode lines, JSON Lines or a split of the task to JSON Lines',

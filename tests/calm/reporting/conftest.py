@@ -1,4 +1,4 @@
-"""A study whose outputs are made up, so that its numbers can be computed by hand."""
+"""Studies: of made-up outputs, whose numbers can be computed by hand, and of a tiny model."""
 
 import json
 
@@ -10,6 +10,7 @@ from calm.decoding import decoder
 from calm.decoding.stored import Results, StoredSplit
 from calm.exits import confidence
 from calm.models import t5
+from calm.reporting import efficiency, report
 from calm.reporting.study import Study
 
 # D = 2, N H = 3, F = 5, three decoder layers, a head of 259 bytes.
@@ -96,3 +97,70 @@ def made_up(make_task, tmp_path, monkeypatch):
     return Study(**(usual | options))
 
   return make
+
+
+# A model of bytes that says various things, with an exit classifier.
+SPEAKING = t5.T5Config(259, 12, 3, 5, 17, 1, 3, dropout_rate=0.0)
+INPUTS = [
+  'seven',
+  'a',
+  'of',
+  'the best',
+  'eleven',
+  'é',
+  'x y z',
+  'two',
+  'one',
+  'far away',
+  'b',
+  'q',
+]
+
+
+def loud_params(config, seed=5):
+  """Weights louder than fresh ones, which repeat themselves, and a head that often says EOS."""
+  rng = np.random.default_rng(seed)
+
+  def weights(path, leaf):
+    name = jax.tree_util.keystr(path)
+    if 'scale' in name:
+      return np.ones(leaf.shape, np.float32)
+    value = rng.normal(size=leaf.shape).astype(np.float32)
+    if 'logits_dense' in name:
+      value[:, 1] *= 2
+    return value if leaf.ndim < 2 or 'embed' in name else 2.5 * value / np.sqrt(leaf.shape[0])
+
+  shapes = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+  return jax.tree_util.tree_map_with_path(weights, shapes)
+
+
+@pytest.fixture(scope='session')
+def speaking(make_task, tmp_path_factory):
+  """A study of a tiny model and twelve inputs."""
+  folder = tmp_path_factory.mktemp('speaking')
+  return Study(
+    task=make_task(folder, INPUTS, INPUTS),
+    split='validation',
+    decoder=decoder.Decoder(t5.T5(SPEAKING), 6),
+    params=loud_params(SPEAKING),
+    workdir=str(folder),
+    inputs_length=16,
+    measures=(confidence.softmax_margin,),
+    grid=(0.9, 0.5, 0.1),
+    batch_size=12,
+  )
+
+
+@pytest.fixture(scope='session')
+def make_report(speaking):
+  """Makes the report of `speaking`."""
+  protocol = efficiency.Protocol(
+    deltas={'textual': (0.5, 0.9)}, num_trials=3, timed_batch_sizes=(2,), num_timed=4, repeats=1
+  )
+  return lambda: report.report(speaking, protocol, taus=(4.0,), positions=(0, 2, 50))
+
+
+@pytest.fixture(scope='session')
+def reported(make_report):
+  """The path of the report of `speaking`, made once."""
+  return make_report()

@@ -1,0 +1,185 @@
+"""Figures of rows: once as PNG, once as SVG that takes its colours from the page around it.
+
+Colours are Okabe and Ito's, which all kinds of colour vision tell apart, and every series has its
+own marker, too. In the SVG each colour is a CSS variable, so that a page can be light or dark.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# CSS variables: in light pages, and so in PNG files, and in dark ones.
+COLOURS = {
+  '--ink': ('#1b1b1b', '#ededed'),
+  '--grid': ('#dcdcdd', '#3c3c3d'),
+  '--quiet': ('#6a6a6b', '#a9a9aa'),
+  '--series-1': ('#0072b2', '#56b4e9'),
+  '--series-2': ('#d55e00', '#f0a030'),
+  '--series-3': ('#00805d', '#1fc296'),
+  '--series-4': ('#a8478a', '#d992bd'),
+  '--series-5': ('#7a6a00', '#f0e442'),
+}
+_INK, _GRID, _QUIET, *_SERIES = (light for light, _ in COLOURS.values())
+_MARKERS = ('o', 'D', '^', 'v', 'P')
+_STYLE: Any = {
+  'axes.edgecolor': _QUIET,
+  'axes.grid': True,
+  'axes.labelcolor': _INK,
+  'axes.spines.right': False,
+  'axes.spines.top': False,
+  'axes.titlecolor': _INK,
+  'axes.titlesize': 'medium',
+  'font.size': 10.5,
+  'grid.color': _GRID,
+  'legend.frameon': False,
+  'legend.labelcolor': _INK,
+  'lines.linewidth': 1.6,
+  'lines.markersize': 5.5,
+  'svg.fonttype': 'none',
+  'text.color': _INK,
+  'xtick.color': _QUIET,
+  'xtick.labelcolor': _INK,
+  'ytick.color': _QUIET,
+  'ytick.labelcolor': _INK,
+}
+
+Row = Mapping[str, Any]
+
+
+@matplotlib.rc_context(_STYLE)
+def tradeoff(rows: Sequence[Row], quality: str) -> Figure:
+  """Fig. 3: `quality`, a name of the rows', against layers per token."""
+  figure, (axes,) = _axes(1, (7.2, 4.4))
+  static = sorted((row for row in rows if row['kind'] == 'static'), key=lambda row: row['layers'])
+  _line(axes, static, 'layers', quality, label='static depth', color=_QUIET, marker='s', ls='--')
+  measures = [row for row in rows if row['kind'] == 'measure']
+  _lines(axes, measures, 'layers', quality)
+  for row in rows:
+    if row['kind'] == 'oracle':
+      style = {'marker': '*', 'ms': 13, 'ls': '', 'mfc': 'none', 'zorder': 5}
+      _line(axes, [row], 'layers', quality, label='oracle', color=_INK, **style)
+  axes.set(xlabel='decoder layers per token', ylabel=_label(quality))
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axes.legend()
+  return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def efficiency(rows: Sequence[Row]) -> Figure:
+  """Layers per token for each delta, mean and standard deviation over trials: one plot each
+  objective.
+  """
+  calibrated = [row for row in rows if row['kind'] == 'calibrated']
+  objectives = list(dict.fromkeys(row['objective'] for row in calibrated))
+  figure, plots = _axes(len(objectives), (7.2, 3.6), sharey=True)
+  names = list(dict.fromkeys(row['measure'] for row in calibrated))
+  for axes, objective in zip(plots, objectives, strict=True):
+    of_objective = [row for row in calibrated if row['objective'] == objective]
+    deltas = sorted({row['delta'] for row in of_objective})
+    for i, name in enumerate(names):
+      shown = [row for row in of_objective if row['measure'] == name]
+      # Side by side, so that the bars of equal measures do not hide one another.
+      shift = (i - (len(names) - 1) / 2) * 0.14
+      axes.errorbar(
+        [deltas.index(row['delta']) + shift for row in shown],
+        [row['layers'] for row in shown],
+        [row['layers_std'] for row in shown],
+        color=_SERIES[i % len(_SERIES)],
+        marker=_MARKERS[i % len(_MARKERS)],
+        ls='',
+        capsize=3,
+        label=_label(name),
+      )
+    axes.set_xticks(range(len(deltas)), [f'{delta:g}' for delta in deltas])
+    axes.set_xlim(-0.6, len(deltas) - 0.4)
+    axes.set(xlabel='tolerance δ', title=f'{objective} consistency')
+  plots[0].set_ylabel('decoder layers per token')
+  plots[0].set_ylim(bottom=0)  # Once all is drawn: it is the limit of both.
+  figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
+  return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def decay(shapes: Sequence[Row], found: Sequence[Row]) -> Figure:
+  """Fig. 2b and 2c: thresholds by position, and what they give."""
+  figure, (left, right) = _axes(2, (7.2, 3.6))
+  _lines(left, shapes, 'position', 'threshold', marked=False)
+  left.set(xlabel='position in the text', ylabel='threshold', ylim=(0, 1.02))
+  _lines(right, found, 'layers', 'similarity')
+  right.set(xlabel='decoder layers per token', ylabel="similarity to the full model's text")
+  right.legend()
+  return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def sensitivity(rows: Sequence[Row]) -> Figure:
+  """Fig. 2a: similarity to the full model's text by the position of one wrong token."""
+  figure, (axes,) = _axes(1, (7.2, 3.4))
+  named = [{**row, 'series': row['kind']} for row in rows]
+  _lines(axes, named, 'position', 'similarity')
+  axes.set(xlabel='position of the wrong token', ylabel="similarity to the full model's text")
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axes.legend()
+  return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+  """Writes a figure on white."""
+  figure.savefig(path, format='png', dpi=160, facecolor='white')
+
+
+def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
+  """The figure as an <svg> to stand in an HTML page that defines COLOURS.
+
+  `name` begins every id, so that figures of one page do not mix theirs up. Title and description
+  are what a screen reader says.
+  """
+  written = io.StringIO()
+  with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': name}):
+    figure.savefig(written, format='svg', transparent=True)
+  svg = written.getvalue()
+  svg = svg[svg.index('<svg') :]
+  svg = re.sub(r'<metadata>.*?</metadata>|<style.*?</style>', '', svg, flags=re.DOTALL)
+  svg = re.sub(r'\bid="', f'id="{name}-', svg)
+  svg = re.sub(r'url\(#', f'url(#{name}-', svg)
+  svg = re.sub(r'xlink:href="#', f'href="#{name}-', svg)
+  for variable, (light, _) in COLOURS.items():
+    svg = svg.replace(light, f'var({variable})')
+  box = re.search(r'viewBox="[^"]*"', svg)
+  opening = (
+    f'<svg {box.group() if box else ""} role="img" aria-labelledby="{name}-title {name}-text">'
+    f'<title id="{name}-title">{title}</title><desc id="{name}-text">{description}</desc>'
+  )
+  return re.sub(r'<svg[^>]*>', lambda _: opening, svg, count=1)
+
+
+def _axes(count, size, **options) -> tuple[Figure, list[Axes]]:
+  figure = Figure(figsize=size, layout='constrained')
+  return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
+
+
+def _lines(axes, rows, x, y, *, marked=True):
+  """A line for each series, in the order of the rows."""
+  for i, name in enumerate(dict.fromkeys(row['series'] for row in rows)):
+    shown = [row for row in rows if row['series'] == name]
+    marker = _MARKERS[i % len(_MARKERS)] if marked else None
+    color = _SERIES[i % len(_SERIES)]
+    _line(axes, shown, x, y, label=_label(name), color=color, marker=marker)
+
+
+def _line(axes, rows, x, y, **style):
+  axes.plot([row[x] for row in rows], [row[y] for row in rows], **style)
+
+
+def _label(name):
+  """A name of the code as people read it."""
+  return {'bleu': 'BLEU', 'chrf': 'chrF'}.get(
+    name, name.replace('_tau_', ', τ = ').replace('_', ' ')
+  )

@@ -1,0 +1,119 @@
+"""CALM's Fig. 2a: what one wrong token does to the rest of the text, by where it stands.
+
+Section 3.3.2 of https://arxiv.org/abs/2207.07061. At one position the token is the first layer's
+prediction, or the tenth likeliest of the last layer's; all others are the last layer's, greedily,
+and no state is copied.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from calm.decoding.likely_words import best_of
+from calm.decoding.sampling import Choice, likeliest, token_log_prob
+from calm.decoding.stored import Results, StoredSplit
+from calm.exits.rules import NeverExit
+from calm.reporting.study import Study
+
+KINDS = ('first layer', 'ranked')
+
+
+@flax.struct.dataclass
+class FirstLayerAt:
+  """An exit rule: at one position the first layer predicts, everywhere else the last."""
+
+  position: jax.typing.ArrayLike
+  needs = ()
+  min_exit = 1
+
+  def __call__(self, evidence):
+    """Rows at the position stop after layer 1."""
+    at = evidence.position == self.position
+    return at & (evidence.layer == 1), jnp.ones_like(evidence.position, jnp.float32)
+
+
+@flax.struct.dataclass
+class RankedAt:
+  """A choice rule: at one position the token of a rank (1 is the likeliest), else the likeliest."""
+
+  position: jax.typing.ArrayLike
+  rank: int = flax.struct.field(pytree_node=False, default=10)
+  num_samples: int = flax.struct.field(pytree_node=False, default=1)
+
+  def __call__(self, logits, keys, position):
+    """Chooses for float32 logits[B, V] at the int32 position[B] within each row."""
+    del keys
+    here = position == self.position
+    token = jax.lax.switch(
+      here.any().astype(jnp.int32),
+      [
+        lambda: likeliest(logits),
+        lambda: jnp.where(here, best_of(logits, self.rank)[:, -1], likeliest(logits)),
+      ],
+    )
+    log_prob = token_log_prob(logits, token)
+    return Choice(token, log_prob, jnp.zeros_like(log_prob))
+
+
+def sensitivity(
+  study: Study, positions: Sequence[int], *, num_examples: int = 100, rank: int = 10
+) -> list[dict[str, Any]]:
+  """Rows of 'kind' (of KINDS), 'position', 'similarity' and 'num_examples'.
+
+  `similarity` is 1 less the mean dissimilarity to the full model's text, over those of the first
+  `num_examples` examples whose text by the full model has a token at the position (from 0). Where
+  there is none, the row is left out.
+
+  Raises:
+    ValueError: a position below 0, or a rank that the vocabulary does not have.
+  """
+  if min(positions, default=0) < 0 or not 1 <= rank <= study.config.vocab_size:
+    raise ValueError(f'positions {positions} begin at 0, rank {rank} at 1, below the vocabulary.')
+  few = StoredSplit(study.task, study.split, study.stored.examples[:num_examples])
+  full = Results(study.full.rows[:num_examples], 0, 0.0)
+  rows = []
+  for kind in KINDS:
+    for position in positions:
+      reached = [i for i, row in enumerate(full.rows) if row['num_tokens'] > position]
+      if reached:
+        results = _perturbed(study, few, kind, position, rank)
+        values = [
+          study.dissimilarity(_output(study, results.rows[i]), _output(study, full.rows[i]))
+          for i in reached
+        ]
+        rows.append(
+          {
+            'kind': kind,
+            'position': position,
+            'similarity': 1 - sum(values) / len(values),
+            'num_examples': len(reached),
+          }
+        )
+  return rows
+
+
+def _output(study, row):
+  """What the dissimilarity compares: a text, or tokens."""
+  return row['prediction'] if 'risk' in study.objectives else row['tokens']
+
+
+def _perturbed(study, few, kind, position, rank):
+  """Decodes with one wrong token; kept like everything else."""
+  if kind == 'ranked':
+    changes: dict[str, Any] = {'rule': NeverExit(), 'sampling': RankedAt(position, rank)}
+  else:
+    changes = {'rule': FirstLayerAt(position), 'fill': 'true_states'}
+  decoder = dataclasses.replace(study.decoder, **changes)
+  text_decoder = dataclasses.replace(study.text_decoder, decoder=decoder)
+  folder = Path(study.workdir, 'calibration', study.split, 'perturbed', kind.replace(' ', '_'))
+  path = folder / f'{position}.jsonl'
+  results = few.decode(path, text_decoder)
+  if results.num_decoded:
+    print(f'{path}: {results.seconds:.1f} s', file=sys.stderr)
+  return results

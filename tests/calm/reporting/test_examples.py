@@ -1,0 +1,40 @@
+"""Fig. 4: tokens as text, and which examples are shown."""
+
+from calm.reporting import examples
+
+
+def test_pieces_are_what_each_token_adds(vocabulary):
+  tokens = [*vocabulary.encode('a é'), 1]
+  # 'é' is two bytes: the first says nothing yet.
+  assert examples.pieces(vocabulary, tokens) == ['a', ' ', '', 'é', '</s>']
+
+
+def test_examples_are_at_quantiles_of_the_distance(made_up):
+  # At 0.5 all ten are equally far: the order is theirs.
+  shown = examples.examples(made_up(), 'softmax_margin', (0.9, 0.5))
+  assert [(each.index, each.quantile) for each in shown] == [
+    (4, 0.5),
+    (7, 0.75),
+    (8, 0.9),
+    (9, 1.0),
+  ]
+
+
+def test_an_example_says_what_its_early_texts_cost_and_lose(made_up):
+  shown = examples.examples(made_up(), 'softmax_margin', (0.9, 0.5))
+  right, wrong = shown[0], shown[-1]
+  assert (right.inputs, right.references, right.full) == ('ab', ('a b',), 'a b')
+  safe, low = right.early
+  assert (safe.distance, safe.risk_increase, safe.layers_per_token) == (0, 0, 2)
+  assert (low.distance, low.risk_increase, low.layers_per_token) == (1, 1, 1)
+  # For the last example 'c' is right: the early text is better than the full model's.
+  assert wrong.early[1].risk_increase == -1
+  assert safe.pieces == (('a', 1), ('</s>', 3))
+
+
+def test_one_example_is_shown_once(made_up, make_task, tmp_path):
+  folder = tmp_path / 'two'
+  folder.mkdir()
+  study = made_up(task=make_task(folder, ['ab'] * 2, ['c'] * 2))
+  shown = examples.examples(study, 'softmax_margin', (0.9,))
+  assert [each.index for each in shown] == [0, 1]
