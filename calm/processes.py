@@ -47,6 +47,7 @@ def join(args, shared):
     _refuse(args.process_count, shared)
 
   import jax
+  from jax.experimental import multihost_utils
 
   try:
     jax.distributed.initialize(
@@ -56,6 +57,8 @@ def join(args, shared):
     mend = f'give all of {", ".join(FLAGS)}' if args.multiprocess else 'a free port there will do'
     raise ConnectionError(f'The processes of this run do not meet: {error} ({mend}).') from error
   _refuse(jax.process_count(), shared)
+  # Now they wait for each other; later, one that reads its data for long would keep them too long.
+  multihost_utils.sync_global_devices('joined')
 
 
 def _check(coordinator_address, process_count, process_index):

@@ -3,10 +3,12 @@
 Everything beyond placing the inputs is left to XLA's partitioner (GSPMD).
 """
 
+import functools
 import re
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 
@@ -56,6 +58,9 @@ def by_rules(mesh, rules, tree):
 def place_batch(mesh, batch, num_microbatches=1):
   """Puts this process's rows of a batch on its devices: global arrays, rows over 'data'.
 
+  Processes whose devices hold other rows than their own, as when 'model' reaches over several of
+  them, exchange them first.
+
   Raises:
     ValueError: all processes' rows cannot be cut evenly over devices and micro-batches.
   """
@@ -67,7 +72,21 @@ def place_batch(mesh, batch, num_microbatches=1):
       f"'data' times {num_microbatches} micro-batches."
     )
   sharding = rows(mesh)
+  if _rows_stay(mesh):
+    return {
+      name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+      for name, value in batch.items()
+    }
+  batch = multihost_utils.process_allgather(batch, tiled=True)
   return {
-    name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+    name: jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
     for name, value in batch.items()
   }
+
+
+@functools.cache
+def _rows_stay(mesh):
+  """Whether the p-th part of the rows belongs on the devices of process p, and on no others."""
+  owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
+  in_order = np.arange(mesh.shape['data']) * jax.process_count() // mesh.shape['data']
+  return bool((owners == in_order[:, None]).all())

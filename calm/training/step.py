@@ -91,7 +91,8 @@ class Trainer:
     self.sums = jax.jit(
       objective, in_shardings=(self._shardings.params, sharding.rows(mesh)), out_shardings=whole
     )
-    self.key = jax.device_put(jax.random.fold_in(jax.random.key(seed), 1), whole)
+    # Compiled, since keys cannot be put on the devices of other processes.
+    self.key = jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=whole)()
 
   def place(self, batch):
     """Puts this process's rows of a batch of numpy arrays where `step` and `sums` take them."""
