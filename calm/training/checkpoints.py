@@ -2,11 +2,12 @@
 
 `workdir/checkpoints/<step>/` holds `state` (step, parameters, optimizer) and `progress` (JSON:
 where the data stands, training time). A checkpoint that cannot be read is reported, set aside
-under another name, and the one before it used.
+under another name, and the one before it used; if none can be, all stay where they are.
 """
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from calm.models import t5
+from calm.training.guards import reason, writing
 
 FOLDER = 'checkpoints'
 
@@ -44,14 +46,17 @@ class Checkpoints:
     if keep < 1:
       raise ValueError(f'keep must be at least 1, not {keep}.')
     self._folder = Path(workdir).absolute() / FOLDER
-    self._folder.mkdir(parents=True, exist_ok=True)
+    with writing(self._folder):
+      self._folder.mkdir(parents=True, exist_ok=True)
     self._keep = keep
     self._manager = None
+    self._hushed = contextlib.ExitStack()
 
   @property
   def manager(self):
     """Orbax's manager, made when first needed: it lists the folder as it finds it."""
     if self._manager is None:
+      self._hushed.enter_context(_quiet())
       options = ocp.CheckpointManagerOptions(
         max_to_keep=self._keep, enable_async_checkpointing=True, create=True
       )
@@ -61,11 +66,16 @@ class Checkpoints:
     return self._manager
 
   def save(self, step, state, progress):
-    """Starts saving `state` (arrays) and `progress` (JSON) as checkpoint `step`."""
+    """Starts saving `state` (arrays) and `progress` (JSON) as checkpoint `step`.
+
+    Raises:
+      WorkdirError: it cannot be saved, or the one before could not; so do `wait` and `close`.
+    """
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
     )
-    self.manager.save(step, args=items, force=True)
+    with writing(self._folder):
+      self.manager.save(step, args=items, force=True)
 
   def restore(self, abstract_state):
     """Reads the newest checkpoint that can be read.
@@ -80,7 +90,7 @@ class Checkpoints:
       CheckpointError: there are checkpoints and none can be read, or the newest readable one has
         other arrays than abstract_state.
     """
-    failures = []
+    failures: dict[int, str] = {}
     for step in reversed(steps(self._folder.parent)):
       try:
         restored, error = self._read(step, abstract_state), None
@@ -89,43 +99,55 @@ class Checkpoints:
       except Exception as caught:  # Orbax and TensorStore raise many kinds for unreadable files.
         restored, error = None, caught
       if _all_processes(error is None):
+        self._set_aside(failures)
         return restored
-      reason = str(error).strip().partition('\n')[0] if error else 'unreadable elsewhere'
-      failures.append(f'{self._folder / str(step)}: {reason}')
+      why = reason(error) if error else 'another process cannot read it'
+      failures[step] = f'{self._folder / str(step)} cannot be read: {why}'
       if jax.process_index() == 0:
-        print(f'Checkpoint {failures[-1]}; trying the one before.', file=sys.stderr)
-        self._set_aside(step)
+        print(f'{failures[step]}; trying the one before.', file=sys.stderr)
     if failures:
-      raise CheckpointError('No checkpoint can be read:\n  ' + '\n  '.join(failures))
+      listed = '\n  '.join(failures.values())
+      raise CheckpointError(f'Move these away to start anew; all are damaged:\n  {listed}')
     return None
 
   def wait(self):
     """Returns once all that was saved is on disk."""
     if self._manager is not None:
-      self._manager.wait_until_finished()
+      with writing(self._folder):
+        self._manager.wait_until_finished()
 
   def close(self):
     """Waits as `wait` does, and frees what Orbax holds."""
     if self._manager is not None:
-      self._manager.close()
-      self._manager = None
+      manager, self._manager = self._manager, None
+      with self._hushed, writing(self._folder):
+        manager.close()
 
   def _read(self, step, abstract_state):
     folder = self._folder / str(step)
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-      found = checkpointer.metadata(folder / 'state').item_metadata.tree
-      check_fit(abstract_state, found, folder)
+    # Each process reads for itself: one that fails must not leave the others waiting in Orbax.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    with _quiet(), ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+      metadata = checkpointer.metadata(folder / 'state').item_metadata
+      if metadata is None:
+        raise FileNotFoundError('its metadata is lost or damaged')
+      check_fit(abstract_state, metadata.tree, folder)
       state = checkpointer.restore(folder / 'state', abstract_state)
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    handler = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
       progress = checkpointer.restore(folder / 'progress')
     return state, progress
 
-  def _set_aside(self, step):
-    for number in range(1000):
-      target = self._folder / f'unreadable-{step}-{number}'
-      if not target.exists():
-        os.replace(self._folder / str(step), target)
-        return
+  def _set_aside(self, unreadable):
+    """Renames checkpoints that an older one takes the place of."""
+    if jax.process_index() != 0:
+      return
+    for step in unreadable:
+      names = (self._folder / f'unreadable-{step}-{number}' for number in itertools.count())
+      with writing(self._folder):
+        os.replace(self._folder / str(step), next(name for name in names if not name.exists()))
 
 
 def restore_params(workdir, model=None, step=None):
@@ -154,7 +176,7 @@ def restore_params(workdir, model=None, step=None):
       arguments = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
       params = checkpointer.restore(folder / 'state', args=arguments)['params']
   except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
-    raise CheckpointError(f'{folder} cannot be read: {error}') from error
+    raise CheckpointError(f'{folder} cannot be read: {reason(error)}') from error
   if model is not None:
     expected = jax.eval_shape(functools.partial(t5.init_params, model.config), jax.random.key(0))
     check_fit(expected, params, folder)
@@ -195,11 +217,14 @@ def _all_processes(succeeded):
 
 @contextlib.contextmanager
 def _quiet():
-  """Hides Orbax's remarks on checkpoints of one item."""
+  """Hides what Orbax logs: remarks, and several tracebacks of whatever it raises besides."""
   logger = logging.getLogger('absl')
-  level = logger.level
-  logger.setLevel(logging.ERROR)
+  logger.addFilter(_is_not_of_orbax)
   try:
     yield
   finally:
-    logger.setLevel(level)
+    logger.removeFilter(_is_not_of_orbax)
+
+
+def _is_not_of_orbax(record):
+  return f'{os.sep}orbax{os.sep}' not in record.pathname

@@ -1,8 +1,10 @@
 """What keeps a run from being lost: non-finite losses are found, signals end it saved."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
+import re
 import signal
 import sys
 import threading
@@ -14,6 +16,30 @@ from jax.experimental import multihost_utils
 
 class NonFiniteError(FloatingPointError):
   """A loss or gradient was NaN or infinite."""
+
+
+class WorkdirError(OSError):
+  """Something cannot be written to the workdir."""
+
+
+def reason(error):
+  """The first line of an error's message, without the specification that TensorStore adds."""
+  line = str(error).strip().partition('\n')[0]
+  return re.split(r' \[tensorstore_spec=| See full TensorStore details', line)[0]
+
+
+@contextlib.contextmanager
+def writing(path):
+  """Raises WorkdirError, with `path` and the mend, for whatever fails inside."""
+  try:
+    yield
+  except WorkdirError:
+    raise
+  except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk.
+    raise WorkdirError(
+      f'{path} cannot be written: {reason(error)}. Make room there, or give another --workdir; the '
+      'same command goes on from the newest checkpoint.'
+    ) from error
 
 
 def fingerprint(batch):
@@ -57,7 +83,7 @@ class Signals:
   """Lets Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
 
   A second Ctrl-C ends it at once. With several processes SIGTERM is left to JAX's preemption
-  service, which has all of them stop after the same step.
+  service, which has all of them stop after the same step; Ctrl-C in one of them is handed to it.
   """
 
   def __init__(self):
@@ -80,12 +106,15 @@ class Signals:
     if self._received == signal.SIGINT == number:
       raise KeyboardInterrupt
     self._received = number
+    if jax.process_count() > 1:
+      signal.raise_signal(signal.SIGTERM)
 
   def stop(self, step):
     """Whether to stop before the next step."""
     if jax.process_count() > 1:
       self._preempted = multihost_utils.reached_preemption_sync_point(step)
-    return self._received is not None or self._preempted
+      return self._preempted
+    return self._received is not None
 
   def leave(self, step, progress):
     """Passes the signal on, once everything is saved."""

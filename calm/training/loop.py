@@ -6,6 +6,7 @@ and started again is the run that was not.
 """
 
 import collections
+import contextlib
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from calm.training import sharding
 from calm.training.checkpoints import Checkpoints
-from calm.training.guards import PendingSteps, Signals
+from calm.training.guards import PendingSteps, Signals, writing
 from calm.training.progress import Meter, Progress
 from calm.training.step import Trainer
 
@@ -41,14 +42,14 @@ def train(
   """Trains for `num_steps` steps in all, going on from the newest checkpoint in `workdir`.
 
   Args:
-    workdir: folder for checkpoints, metrics.jsonl and TensorBoard events.
+    workdir: folder for checkpoints, metrics.jsonl and TensorBoard events, one for all processes.
     objective: a `calm.training.losses.Objective`.
     optimizer: a `calm.training.optimizers.Optimizer`.
     batches: an endless iterator of this process's rows, dicts of numpy arrays, with
       `get_state()` and `set_state(state)`; states are JSON and the same in all processes.
     initial_params: parameters to begin with instead of fresh ones.
     validation_batches: an iterator like `batches`; its first `num_validation_batches` are scored
-      every `steps_per_validation` steps, without dropout.
+      every `steps_per_validation` steps and at the end, without dropout.
     seed: of fresh parameters, dropout and whatever else the objective draws.
     model_parallelism: devices that share each parameter; the others share the rows.
     num_microbatches: parts of a batch whose gradients are computed one after the other.
@@ -62,7 +63,9 @@ def train(
   Raises:
     NonFiniteError: a loss or gradient is NaN or infinite; names step, batch and checkpoint.
     KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
-    ValueError: settings that cannot be, or checkpoints that do not fit.
+    WorkdirError: the workdir cannot be written, as when the disk is full.
+    CheckpointError: checkpoints that do not fit, or of which none can be read.
+    ValueError: settings that cannot be.
   """
   positive = {
     'num_steps': num_steps,
@@ -73,7 +76,8 @@ def train(
   for name, value in positive.items():
     if value < 1:
       raise ValueError(f'{name} must be at least 1, not {value}.')
-  Path(workdir).mkdir(parents=True, exist_ok=True)
+  with writing(workdir):
+    Path(workdir).mkdir(parents=True, exist_ok=True)
   trainer = Trainer(
     objective,
     optimizer,
@@ -83,13 +87,16 @@ def train(
   )
   checkpoints = Checkpoints(workdir, keep_checkpoints)
   restored = checkpoints.restore(trainer.abstract_state)
+  meter = Meter()
   if restored is None:
     state, seconds_before = trainer.init(initial_params), 0.0
   else:
     state, saved = restored
     batches.set_state(saved['data'])
+    meter.set_state(saved.get('meter', {}))
     seconds_before = saved['seconds']
   step = int(state.step)
+  saved_step = step if restored is not None else None
   progress = Progress(workdir, num_steps, step)
   if step:
     goes_on = 'Going on from' if step < num_steps else 'Nothing to do:'
@@ -97,22 +104,22 @@ def train(
   validation = None
   if validation_batches is not None:
     validation = [next(validation_batches) for _ in range(num_validation_batches)]
+  steps = PendingSteps(workdir)
   started = time.monotonic()
+  last_report: dict[str, float] = {}
 
   def seconds():
     return seconds_before + time.monotonic() - started
 
   def save():
     steps.check_all()
-    # The data's position is JSON, saved with the state it belongs to.
-    checkpoints.save(step, state, {'data': batches.get_state(), 'seconds': seconds()})
+    # Where the data and the report stand is JSON, saved with the state it belongs to.
+    standing = {'data': batches.get_state(), 'meter': meter.get_state(), 'seconds': seconds()}
+    checkpoints.save(step, state, standing)
 
-  saved_step = step if restored is not None else None
-  steps = PendingSteps(workdir)
-  meter = Meter()
-  last_report: dict[str, float] = {}
-  try:
+  with contextlib.closing(checkpoints), contextlib.closing(progress):
     with Signals() as signals:
+      meter.restart_clock()
       while step < num_steps and not signals.stop(step):
         if stop_after_seconds is not None and _first_process(seconds()) >= stop_after_seconds:
           progress.say(f'Stopping at step {step}: {seconds():.0f} s of training.')
@@ -123,13 +130,16 @@ def train(
         steps.add(step, metrics, batch, saved_step)
         meter.add(metrics)
         progress.advance(step)
+        report = {}
         if step % steps_per_report == 0 or step == num_steps:
           steps.check_all()
-          last_report = meter.report()
-          if validation and (step % steps_per_validation == 0 or step == num_steps):
-            last_report |= evaluate_loss(trainer, state.params, validation)
-            meter.restart_clock()
-          progress.report(step, {**last_report, 'seconds': seconds()})
+          report = meter.report()
+        if validation and (step % steps_per_validation == 0 or step == num_steps):
+          with meter.paused():
+            report |= evaluate_loss(trainer, state.params, validation)
+        if report:
+          progress.report(step, {**report, 'seconds': seconds()})
+          last_report |= report
         if step % steps_per_checkpoint == 0 and step < num_steps:
           save()
           saved_step = step
@@ -137,9 +147,6 @@ def train(
         save()
       checkpoints.wait()
     signals.leave(step, progress)
-  finally:
-    progress.close()
-    checkpoints.close()
   return state.params, last_report
 
 

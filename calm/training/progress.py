@@ -1,5 +1,6 @@
 """What a run says about itself: a bar or lines on the terminal, metrics.jsonl, TensorBoard."""
 
+import contextlib
 import json
 import os
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
+
+from calm.training.guards import writing
 
 METRICS = 'metrics.jsonl'
 
@@ -33,13 +35,15 @@ class Progress:
       dynamic_ncols=True,
       disable=None if self._writes else True,  # None: where standard error is no terminal.
     )
+    self._workdir = workdir
     self._started, self._first_step = time.monotonic(), first_step
     if self._writes:
-      self._file = _open_from(Path(workdir, METRICS), first_step)
       # Brings TensorFlow with it, hence not at the top.
       import tensorboard.summary
 
-      self._tensorboard = tensorboard.summary.Writer(str(workdir))
+      with writing(workdir):
+        self._file = _open_from(Path(workdir, METRICS), first_step)
+        self._tensorboard = tensorboard.summary.Writer(str(workdir))
 
   def advance(self, step):
     """Shows that `step` steps are done."""
@@ -49,10 +53,11 @@ class Progress:
     """Records `metrics`, a dict of numbers, as those of `step`; all are on disk on return."""
     if not self._writes:
       return
-    self._file.write(json.dumps({'step': step, **metrics}) + '\n')
-    self._file.flush()
-    for name, value in metrics.items():
-      self._tensorboard.add_scalar(name, value, step)
+    with writing(self._workdir):
+      self._file.write(json.dumps({'step': step, **metrics}) + '\n')
+      self._file.flush()
+      for name, value in metrics.items():
+        self._tensorboard.add_scalar(name, value, step)
     shown = {name: f'{value:.4g}' for name, value in metrics.items() if name in SHOWN}
     if self._bar.disable:
       pairs = ' '.join(f'{name}={value}' for name, value in shown.items())
@@ -70,8 +75,9 @@ class Progress:
     """Ends the bar and writes out what is left."""
     self._bar.close()
     if self._writes:
-      self._file.close()
-      self._tensorboard.close()
+      with writing(self._workdir):
+        self._file.close()
+        self._tensorboard.close()
 
   def _time_left(self, step):
     done = max(step - self._first_step, 1)
@@ -80,35 +86,64 @@ class Progress:
 
 
 class Meter:
-  """Averages metrics between reports."""
+  """Means of metrics between two reports, and how fast the steps went.
+
+  What has been added up is part of a checkpoint, so that a run that goes on between two reports
+  reports what it would have without the break.
+  """
 
   def __init__(self):
-    self._items: list = []
+    self._waiting: list = []  # Not looked at yet, so that the device need not wait for us.
+    self._totals: dict[str, float] = {}
+    self._before: dict[str, float] = {}  # Totals of steps that were not timed.
     self.restart_clock()
 
   def restart_clock(self):
     self._since = time.monotonic()
 
+  @contextlib.contextmanager
+  def paused(self):
+    """Takes what is done inside for no part of the steps' time."""
+    paused_at = time.monotonic()
+    yield
+    self._since += time.monotonic() - paused_at
+
   def add(self, metrics):
-    self._items.append(metrics)
+    self._waiting.append(metrics)
+
+  def get_state(self):
+    """What was added since the last report, as JSON takes it."""
+    for item in jax.device_get(self._waiting):
+      weight = float(item['weight'])
+      for name, value in item.items():
+        share = float(value) if name in UNWEIGHTED else float(value) * weight
+        self._totals[name] = self._totals.get(name, 0.0) + share
+      self._totals['steps'] = self._totals.get('steps', 0) + 1
+    self._waiting = []
+    return dict(self._totals)
+
+  def set_state(self, state):
+    """Goes on from where `get_state` was called."""
+    self._totals, self._before = dict(state), dict(state)
 
   def report(self):
     """Means over the steps since the last report, those of losses weighted by token."""
-    items = jax.device_get(self._items)
-    self._items = []
-    weights = np.array([item.pop('weight') for item in items], np.float64)
-    report = {}
-    for name in items[0]:
-      values = np.array([item[name] for item in items], np.float64)
-      plain = name in ('gradient_norm', 'learning_rate')
-      report[name] = float(values.mean() if plain else (values * weights).sum() / weights.sum())
+    totals = self.get_state()
+    weight, steps = totals.pop('weight'), totals.pop('steps')
+    report = {
+      name: total / (steps if name in UNWEIGHTED else max(weight, 1e-9))
+      for name, total in totals.items()
+    }
     elapsed = time.monotonic() - self._since
-    report['tokens_per_second'] = float(weights.sum() / elapsed)
-    report['seconds_per_step'] = elapsed / len(items)
+    report['tokens_per_second'] = (weight - self._before.get('weight', 0.0)) / elapsed
+    report['seconds_per_step'] = elapsed / (steps - self._before.get('steps', 0))
+    self._totals, self._before = {}, {}
     self.restart_clock()
     return report
 
 
+# Metrics that are of the step, not of its tokens.
+UNWEIGHTED = ('weight', 'gradient_norm', 'learning_rate')
 # Metrics that have a place on the terminal.
 SHOWN = ('loss', 'accuracy', 'validation_loss', 'tokens_per_second')
 
