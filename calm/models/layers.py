@@ -31,6 +31,23 @@ def scaled_normal(divisor=1.0):
   return nn.initializers.variance_scaling(1.0 / divisor**2, 'fan_in', 'normal')
 
 
+def rows_dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
+  """`lax.dot_general` of x[..., D] and a kernel[D, F] as one product of matrices: [..., F].
+
+  The kernel's gradient then contracts one axis, not two; for two XLA first writes out a transpose
+  of the output's gradient. The signature is what `nn.Dense` asks for; x and kernel say the axes.
+  """
+  del dimension_numbers
+  rows = x.reshape(-1, x.shape[-1])
+  product = jax.lax.dot_general(
+    rows, kernel, (((1,), (0,)), ((), ())), precision, preferred_element_type
+  )
+  return product.reshape(*x.shape[:-1], -1)
+
+
+dense = functools.partial(nn.Dense, use_bias=False, dot_general=rows_dot_general)
+
+
 class RMSNorm(nn.Module):
   """Divides by the root mean square over the last axis; no mean is taken, no bias added."""
 
@@ -83,12 +100,12 @@ class Attention(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+    project = functools.partial(dense, dtype=self.dtype)
     joined = self.num_heads * self.head_dim
-    self.query = dense(joined, kernel_init=scaled_normal(math.sqrt(self.head_dim)))
-    self.key = dense(joined, kernel_init=scaled_normal())
-    self.value = dense(joined, kernel_init=scaled_normal())
-    self.out = dense(self.emb_dim, kernel_init=scaled_normal())
+    self.query = project(joined, kernel_init=scaled_normal(math.sqrt(self.head_dim)))
+    self.key = project(joined, kernel_init=scaled_normal())
+    self.value = project(joined, kernel_init=scaled_normal())
+    self.out = project(self.emb_dim, kernel_init=scaled_normal())
 
   def keys_values(self, x):
     """Maps x[B, S, D] to keys and values, each [B, N, H, S], the layout of the decoding cache."""
@@ -127,13 +144,13 @@ class FeedForward(nn.Module):
   def __call__(self, x, *, deterministic=True):
     """Maps x[B, T, D] to [B, T, D] by way of [B, T, F]."""
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
-    dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=init)
+    project = functools.partial(dense, dtype=self.dtype, kernel_init=init)
     branches = []
     for i, activation in enumerate(self.activations):
       name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
-      branches.append(ACTIVATIONS[activation](dense(self.mlp_dim, name=name)(x)))
+      branches.append(ACTIVATIONS[activation](project(self.mlp_dim, name=name)(x)))
     x = self.dropout(functools.reduce(jnp.multiply, branches), deterministic)
-    return dense(self.emb_dim, name='wo')(x)
+    return project(self.emb_dim, name='wo')(x)
 
 
 def relative_position_bucket(distance, *, bidirectional, num_buckets=32, max_distance=128):

@@ -265,12 +265,11 @@ class Decoder(nn.Module):
       # From 0: before it is trained, every layer is as likely as not to be right.
       self.exit_classifier = nn.Dense(1, kernel_init=nn.initializers.zeros)
     if not cfg.logits_via_embedding:
-      self.logits_dense = nn.Dense(
+      self.logits_dense = layers.dense(
         cfg.vocab_size,
-        use_bias=False,
         dtype=cfg.dtype,
         # The product accumulates and ends in float32, whatever its operands are.
-        dot_general=functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32),
+        dot_general=functools.partial(layers.rows_dot_general, preferred_element_type=jnp.float32),
         kernel_init=nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal'),
       )
 

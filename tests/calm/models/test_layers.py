@@ -60,6 +60,18 @@ def test_relative_position_bias_reads_one_table_row_per_head():
   np.testing.assert_array_equal(bias, [[[[0, 1, 3]], [[32, 33, 35]], [[64, 65, 67]]]])
 
 
+def test_a_product_of_rows_and_its_gradients_are_those_of_a_plain_product():
+  x, kernel = jnp.sin(jnp.arange(2 * 3 * 5.0)).reshape(2, 3, 5), jnp.cos(jnp.arange(35.0))
+  kernel = kernel.reshape(5, 7)
+  out, gradients = jax.vjp(lambda x, k: layers.rows_dot_general(x, k, None), x, kernel)
+  np.testing.assert_allclose(out, x @ kernel, rtol=1e-5, atol=1e-6)
+  to_x, to_kernel = gradients(jnp.ones((2, 3, 7)))
+  np.testing.assert_allclose(to_x, np.broadcast_to(kernel.sum(1), x.shape), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+    to_kernel, np.broadcast_to(x.sum((0, 1))[:, None], (5, 7)), rtol=1e-5, atol=1e-6
+  )
+
+
 def test_rms_norm_takes_no_mean_away():
   norm = layers.RMSNorm()
   variables = {'params': {'scale': jnp.array([1.0, 2.0, -3.0, 0.0])}}
