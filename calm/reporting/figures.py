@@ -65,7 +65,7 @@ def tradeoff(rows: Sequence[Row], quality: str) -> Figure:
     if row['kind'] == 'oracle':
       style = {'marker': '*', 'ms': 13, 'ls': '', 'mfc': 'none', 'zorder': 5}
       _line(axes, [row], 'layers', quality, label='oracle', color=_INK, **style)
-  axes.set(xlabel='decoder layers per token', ylabel=_label(quality))
+  axes.set(xlabel='decoder layers per token', ylabel=label(quality))
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.legend()
   return figure
@@ -95,7 +95,7 @@ def efficiency(rows: Sequence[Row]) -> Figure:
         marker=_MARKERS[i % len(_MARKERS)],
         ls='',
         capsize=3,
-        label=_label(name),
+        label=label(name),
       )
     axes.set_xticks(range(len(deltas)), [f'{delta:g}' for delta in deltas])
     axes.set_xlim(-0.6, len(deltas) - 0.4)
@@ -171,15 +171,15 @@ def _lines(axes, rows, x, y, *, marked=True):
     shown = [row for row in rows if row['series'] == name]
     marker = _MARKERS[i % len(_MARKERS)] if marked else None
     color = _SERIES[i % len(_SERIES)]
-    _line(axes, shown, x, y, label=_label(name), color=color, marker=marker)
+    _line(axes, shown, x, y, label=label(name), color=color, marker=marker)
 
 
 def _line(axes, rows, x, y, **style):
   axes.plot([row[x] for row in rows], [row[y] for row in rows], **style)
 
 
-def _label(name):
-  """A name of the code as people read it."""
+def label(name: str) -> str:
+  """A name of the code as people read it: 'softmax margin', 'BLEU'."""
   return {'bleu': 'BLEU', 'chrf': 'chrF'}.get(
     name, name.replace('_tau_', ', τ = ').replace('_', ' ')
   )

@@ -46,92 +46,30 @@ def report(
   quality = quality or next(iter(metrics), 'similarity')
   if quality not in [*metrics, 'similarity']:
     raise ValueError(f'quality: {quality!r} is none of {", ".join([*metrics, "similarity"])}.')
+  folder = Path(study.workdir, efficiency.FOLDER)
+  folder.mkdir(parents=True, exist_ok=True)
+  show = Writer(folder)
   say('quality against layers')
   tradeoff = curves.tradeoff(study)
   say('efficiency by tolerance')
   table = efficiency.read(study, protocol) or efficiency.trials(study, protocol)
   say('decaying thresholds')
-  measure = study.measures[0]
-  value = _middle(study.grid)
-  shapes = curves.decay_shapes(value, taus, study.decoder.max_decode_steps)
-  decaying = curves.decay_tradeoff(study, measure, taus)
+  decaying = _decay(study, show, taus)
   say('wrong tokens')
-  wrong = sensitivity.sensitivity(study, positions, num_examples=num_perturbed, rank=rank)
+  rows = sensitivity.sensitivity(study, positions, num_examples=num_perturbed, rank=rank)
+  wrong = _sensitivity(show, rows, rank, min(num_perturbed, len(study.stored.examples)))
   say('examples')
-  name = next(iter(study.sweeps))
-  thresholds, how = _thresholds(study, table, name)
-  shown = examples.examples(study, name, thresholds)
-
-  folder = Path(study.workdir, efficiency.FOLDER)
-  folder.mkdir(parents=True, exist_ok=True)
-  show = Writer(folder)
-  dissimilarity = testing.name_of(study.dissimilarity)
   sections = [
-    page.section(
-      'Quality against layers',
-      'Each point is a threshold: the farther left, the fewer layers a token takes. A measure is '
-      'worth its name above the dashed line, that of models which always stop at the same depth; '
-      'the oracle, which knows what the last layer will say, is out of reach.',
-      show(
-        'tradeoff',
-        figures.tradeoff(tradeoff, quality),
-        tradeoff,
-        f'{quality} against decoder layers per token',
-      ),
-    ),
-    page.section(
-      'Efficiency by tolerance',
-      f'Thresholds calibrated on {100 * protocol.calibration_share:g} % of the examples and '
-      f'measured on the others, {protocol.num_trials} times: mean ± standard deviation. Loss is '
-      f'the mean {dissimilarity} on the part not calibrated on, at most delta in '
-      f'{100 * (1 - protocol.epsilon):g} % of all calibrations. Threshold, metrics and speed-up '
-      'are those of a calibration on all examples.',
-      show(
-        efficiency.NAME,
-        figures.efficiency(table),
-        table,
-        'Decoder layers per token by tolerance',
-        folded=False,
-      ),
-    ),
-    page.section(
-      'Decaying thresholds',
-      'A wrong token costs more the earlier it stands, so a threshold may be strict at first and '
-      f'give way later. On the left the threshold for lambda = {value:g}, on the right what '
-      f'{measure.__name__} gives with each kind at all lambda.',
-      show(
-        'decay',
-        figures.decay(shapes, decaying),
-        decaying,
-        'Thresholds by position, and similarity against layers per token',
-      ),
-    ),
-    page.section(
-      'One wrong token',
-      "At one position the token is what the first layer predicts, or the last layer's number "
-      f"{rank} in likelihood; all others are the last layer's. Of the first "
-      f'{min(num_perturbed, len(study.stored.examples))} examples those count whose text reaches '
-      'the position.',
-      show(
-        'sensitivity',
-        figures.sensitivity(wrong),
-        wrong,
-        "Similarity to the full model's text by the position of one wrong token",
-      ),
-    ),
-    page.section(
-      'Examples',
-      f'Colours and numbers say how many decoder layers a token took, by {name}. {how} The '
-      'examples are those at the middle, at three quarters, at nine tenths and at the end when '
-      "all are ordered by their distance D from the full model's text.",
-      page.legend(study.num_layers),
-      *map(page.example, shown),
-    ),
+    _tradeoff(show, tradeoff, quality),
+    _efficiency(study, show, table, protocol),
+    decaying,
+    wrong,
+    _examples(study, table),
   ]
   title = f'Early exits: {study.task.name}, {study.split}'
-  document = page.page(title, _summary(study, tradeoff, quality), sections, study.num_layers)
+  summary = _summary(study, tradeoff, quality)
   path = folder / PAGE
-  path.write_text(document, encoding='utf-8')
+  path.write_text(page.page(title, summary, sections, study.num_layers), encoding='utf-8')
   print(path)
   return path
 
@@ -164,19 +102,100 @@ def _summary(study: Study, tradeoff, quality) -> list[str]:
   cfg = study.config
   full = [row for row in tradeoff if row['kind'] == 'static'][-1]
   oracle = next(row for row in tradeoff if row['kind'] == 'oracle')
+  name = figures.label(quality)
   return [
     f'{len(study.stored.examples)} examples of {study.task.name}, split {study.split}; a T5 of '
     f'{cfg.num_encoder_layers} encoder and {cfg.num_decoder_layers} decoder layers, '
     f'{cfg.emb_dim} wide, {cfg.vocab_size} words.',
-    f'The full model reaches {quality} {full[quality]:.2f} with {cfg.num_decoder_layers} layers '
-    f"per token; an oracle that leaves as soon as the last layer's prediction stands, "
+    f'The full model reaches {name} {full[quality]:.2f} with {cfg.num_decoder_layers} layers per '
+    "token; an oracle that stops as soon as the last layer's prediction stands, "
     f'{oracle[quality]:.2f} with {oracle["layers"]:.2f}.',
   ]
 
 
-def _middle(grid):
-  """The threshold that Fig. 2b shows: the grid's nearest to 0.8, the paper's order of size."""
-  return min(grid, key=lambda threshold: abs(threshold - 0.8))
+def _tradeoff(show: Writer, rows, quality) -> str:
+  return page.section(
+    'Quality against layers',
+    'Each point is a threshold: the farther left, the fewer layers a token takes. A measure earns '
+    'its cost above the dashed line, that of models which always stop at the same depth. The '
+    'oracle knows what the last layer will say, which no decoder can.',
+    show(
+      'tradeoff',
+      figures.tradeoff(rows, quality),
+      rows,
+      f'{figures.label(quality)} against decoder layers per token',
+    ),
+  )
+
+
+def _efficiency(study: Study, show: Writer, rows, protocol: efficiency.Protocol) -> str:
+  return page.section(
+    'Efficiency by tolerance',
+    f'Thresholds calibrated on {100 * protocol.calibration_share:g} % of the examples and measured '
+    f'on the others, {protocol.num_trials} times: mean ± standard deviation. Loss is the mean '
+    f'{testing.name_of(study.dissimilarity)} dissimilarity on the part not calibrated on; its '
+    f'expectation exceeds delta in at most {100 * protocol.epsilon:g} % of all calibrations. '
+    'FLOPs are those of the decoder. Threshold, metrics and speed-up are those of a calibration '
+    'on all examples.',
+    show(
+      efficiency.NAME,
+      figures.efficiency(rows),
+      rows,
+      'Decoder layers per token by tolerance',
+      folded=False,
+    ),
+  )
+
+
+def _decay(study: Study, show: Writer, taus) -> str:
+  name, sweep = next(iter(study.sweeps.items()))
+  rule: Any = sweep.rule_at(0.5)
+  # Fig. 2b shows one lambda: the grid's nearest to 0.8.
+  value = min(study.grid, key=lambda threshold: abs(threshold - 0.8))
+  shapes = curves.decay_shapes(value, taus, study.decoder.max_decode_steps)
+  found = curves.decay_tradeoff(study, rule.measure, taus)
+  return page.section(
+    'Decaying thresholds',
+    'A wrong token costs more the earlier it stands, so a threshold may be strict at first and '
+    f'give way later. On the left the threshold for lambda = {value:g}, on the right what '
+    f'{figures.label(name)} gives with each kind at all lambda.',
+    show(
+      'decay',
+      figures.decay(shapes, found),
+      found,
+      'Thresholds by position, and similarity against layers per token',
+    ),
+  )
+
+
+def _sensitivity(show: Writer, rows, rank, num_examples) -> str:
+  return page.section(
+    'One wrong token',
+    "At one position the token is what the first layer predicts, or the last layer's number "
+    f"{rank} in likelihood; all others are the last layer's. Of the first {num_examples} examples "
+    'those count whose text by the full model reaches the position.',
+    show(
+      'sensitivity',
+      figures.sensitivity(rows),
+      rows,
+      "Similarity to the full model's text by the position of one wrong token",
+    ),
+  )
+
+
+def _examples(study: Study, table) -> str:
+  name = next(iter(study.sweeps))
+  thresholds, certified = _thresholds(study, table, name)
+  shown = examples.examples(study, name, thresholds)
+  return page.section(
+    'Examples',
+    f'Colours and numbers say how many decoder layers a token took, by {figures.label(name)}. '
+    f'{certified} The examples are those at the middle, at three quarters, at nine tenths and at '
+    "the end when all are ordered by their distance D from the full model's text at threshold "
+    f'{thresholds[-1]:g}.',
+    page.legend(study.num_layers),
+    *map(page.example, shown),
+  )
 
 
 def _thresholds(study: Study, table: Sequence[dict[str, Any]], name: str):
