@@ -392,6 +392,15 @@ class T5(nn.Module):
     return self.decoder.layers[layer].attend(hidden, own, cross, mask, bias, cross_mask)
 
 
+def head_params(params):
+  """The part of a tree of parameters that `T5.head` reads."""
+  decoder = params['decoder']
+  norm = {'decoder_norm': decoder['decoder_norm']}
+  if 'logits_dense' in decoder:
+    return {'decoder': {**norm, 'logits_dense': decoder['logits_dense']}}
+  return {'decoder': norm, 'token_embedder': params['token_embedder']}
+
+
 def init_params(config, key):
   """Fresh float32 parameters of T5(config), the tree of a T5X checkpoint's `target`."""
   model = T5(config)

@@ -34,6 +34,35 @@ class Objective(Protocol):
     """
 
 
+@jax.custom_vjp
+def normaliser_and_target(logits, targets):
+  """Log of the summed exponentials of logits[..., V], and the logit of targets[...]; each [...].
+
+  Its gradient is one element-wise pass over the exponentials kept; that of a gather would be a
+  scatter.
+  """
+  return _keep_exponentials(logits, targets)[0]
+
+
+def _keep_exponentials(logits, targets):
+  largest = logits.max(-1)
+  exponentials = jnp.exp(logits - largest[..., None])
+  total = exponentials.sum(-1)
+  target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return (jnp.log(total) + largest, target_logit), (exponentials, total, targets)
+
+
+def _logits_gradient(kept, gradients):
+  exponentials, total, targets = kept
+  of_log_z, of_target = gradients
+  is_target = jnp.arange(exponentials.shape[-1]) == targets[..., None]
+  through_log_z = exponentials * (of_log_z / total)[..., None]
+  return through_log_z + jnp.where(is_target, of_target[..., None], 0), None
+
+
+normaliser_and_target.defvjp(_keep_exponentials, _logits_gradient)
+
+
 def cross_entropy(logits, targets, label_smoothing=0.0, z_loss=0.0):
   """Cross-entropy in nats of float32 logits[..., V] against int32 targets[...]; same shape.
 
@@ -42,10 +71,7 @@ def cross_entropy(logits, targets, label_smoothing=0.0, z_loss=0.0):
   squared log-normaliser is added (Mesh TensorFlow; as in T5X). No [..., V] target is made.
   """
   vocab_size = logits.shape[-1]
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  # A masked sum, whose gradient is element-wise; that of a gather is a scatter.
-  is_target = jnp.arange(vocab_size) == targets[..., None]
-  target_logit = jnp.where(is_target, logits, 0).sum(-1)
+  log_z, target_logit = normaliser_and_target(logits, targets)
   loss = log_z - target_logit
   if label_smoothing:
     confidence = 1.0 - label_smoothing
@@ -56,6 +82,40 @@ def cross_entropy(logits, targets, label_smoothing=0.0, z_loss=0.0):
   if z_loss:
     loss += z_loss * jnp.square(log_z)
   return loss
+
+
+def weighted_sum(loss_at, weights, keys):
+  """Sums weights[i] * loss over hiddens[i], for `loss_at(params, hidden, key) -> (loss, aux)`.
+
+  Returns a function of (params, hiddens) that gives (sum, aux of the last). Where a gradient is
+  wanted it is computed along with each loss and added up, so that the logits are neither kept for
+  the backward pass nor made again in it. `aux` has no gradient.
+  """
+  exits = tuple(zip(weights, keys, strict=True))
+
+  @jax.custom_vjp
+  def weighted(params, hiddens):
+    total = jnp.float32(0)
+    for hidden, (weight, key) in zip(hiddens, exits, strict=True):
+      loss, aux = loss_at(params, hidden, key)
+      total += weight * loss
+    return total, aux
+
+  def with_gradients(params, hiddens):
+    gradient = jax.value_and_grad(loss_at, (0, 1), has_aux=True)
+    total, of_params, of_hiddens = jnp.float32(0), jax.tree.map(jnp.zeros_like, params), []
+    for hidden, (weight, key) in zip(hiddens, exits, strict=True):
+      (loss, aux), (of_param, of_hidden) = gradient(params, hidden, key)
+      total += weight * loss
+      of_params = jax.tree.map(lambda sum, g, w=weight: sum + w * g, of_params, of_param)
+      of_hiddens.append((weight * of_hidden).astype(hidden.dtype))
+    return (total, aux), (of_params, tuple(of_hiddens))
+
+  def scaled(gradients, of_outputs):
+    return jax.tree.map(lambda g: (g * of_outputs[0]).astype(g.dtype), gradients)
+
+  weighted.defvjp(with_gradients, scaled)
+  return weighted
 
 
 def decoder_states(model, params, batch, key=None) -> Any:
@@ -147,9 +207,7 @@ class EncoderDecoderObjective:
     targets = batch['decoder_target_tokens']
     token_weights = batch['decoder_loss_weights'].astype(jnp.float32)
 
-    # Logits are made again in the backward pass: kept, those of all layers would fill the memory.
-    @jax.checkpoint
-    def token_losses(hidden, key):
+    def losses_at(params, hidden, key):
       logits: Any = self.model.apply(
         {'params': params},
         hidden,
@@ -158,17 +216,18 @@ class EncoderDecoderObjective:
         method='head',
       )
       loss = cross_entropy(logits, targets, self.label_smoothing, self.z_loss)
-      nll = cross_entropy(jax.lax.stop_gradient(logits), targets)
+      log_z, target_logit = normaliser_and_target(logits, targets)
       # Where the target's is the largest logit; ties count as predicted.
-      correct = nll <= jax.nn.logsumexp(logits, axis=-1) - logits.max(-1)
-      return tuple((x * token_weights).sum() for x in (loss, nll, correct))
+      correct = target_logit >= logits.max(-1)
+      loss, nll, correct = (
+        (x * token_weights).sum() for x in (loss, log_z - target_logit, correct)
+      )
+      return loss, (nll, correct)
 
-    total = jnp.float32(0)
-    for number, (hidden, weight) in enumerate(self._exits(states, exit_key)):
-      layer_key = None if head_key is None else jax.random.fold_in(head_key, number)
-      loss, nll, correct = token_losses(hidden, layer_key)
-      total += weight * loss
+    hiddens, weights = zip(*self._exits(states, exit_key), strict=True)
+    keys = [None if key is None else jax.random.fold_in(head_key, i) for i in range(len(weights))]
     # The last of the exits is the last layer.
+    total, (nll, correct) = weighted_sum(losses_at, weights, keys)(t5.head_params(params), hiddens)
     sums = {'weight': token_weights.sum(), 'loss_last_layer': nll, 'accuracy': correct}
     return total, sums
 

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,54 @@ def test_loss_is_eq_6_of_the_losses_of_each_layer(objective, stream):
   predicted = (log_p.argmax(-1) == batch['decoder_target_tokens']) * batch['decoder_loss_weights']
   assert float(sums['accuracy']) == predicted.sum()
   assert float(sums['weight']) == batch['decoder_loss_weights'].sum()
+
+
+@pytest.mark.parametrize('tied', [False, True])
+def test_gradient_is_that_of_eq_6_written_out(tied, stream):
+  config = t5.T5Config(19, 8, 2, 3, 11, 1, 2, dropout_rate=0.0, logits_via_embedding=tied)
+  model = t5.T5(config)
+  objective = losses.EncoderDecoderObjective(model, label_smoothing=0.1, z_loss=0.01)
+  batch = _batch(stream)
+  params = jax.jit(objective.init)(jax.random.key(0))
+
+  def eq_6(params):
+    total = 0.0
+    for layer, hidden in enumerate(losses.decoder_states(model, params, batch), 1):
+      logits = model.apply({'params': params}, hidden, method='head')
+      log_z = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+      smoothed = jnp.where(jax.nn.one_hot(batch['decoder_target_tokens'], 19) > 0, 0.9, 0.1 / 18)
+      loss = (smoothed * (log_z - logits)).sum(-1) + 0.01 * log_z[..., 0] ** 2
+      total += layer / 3 * (loss * batch['decoder_loss_weights']).sum()
+    return total
+
+  actual = jax.jit(jax.grad(lambda p: 3 * objective(p, batch)[0]))(params)
+  expected = jax.jit(jax.grad(lambda p: 3 * eq_6(p)))(params)
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4 * abs(e).max()),
+    actual,
+    expected,
+  )
+
+
+def test_gradients_of_a_bfloat16_model_are_float32(objective, stream):
+  config = t5.dataclasses.replace(objective.model.config, dtype='bfloat16')
+  objective = losses.EncoderDecoderObjective(t5.T5(config))
+  shapes = jax.eval_shape(objective.init, jax.random.key(0))
+  gradients, _ = jax.eval_shape(
+    jax.grad(objective, has_aux=True), shapes, _batch(stream), jax.random.key(1)
+  )
+  assert gradients == shapes
+
+
+def test_a_step_multiplies_by_the_head_three_times_for_each_exit(objective, stream):
+  """Logits, the states' gradient and the kernel's; the logits are not made again."""
+  params = jax.eval_shape(objective.init, jax.random.key(0))
+  gradient = jax.grad(objective, has_aux=True)
+  jaxpr = str(jax.make_jaxpr(gradient)(params, _batch(stream), jax.random.key(1)))
+  products = [line for line in jaxpr.splitlines() if '= dot_general' in line]
+  # Of width 19, the vocabulary: the logits [40, 19] and the kernel's gradient [19, 8].
+  of_vocabulary = [line for line in products if re.search(r':f32\[(40,19|19,8)\] =', line)]
+  assert len(of_vocabulary) == 2 * objective.model.config.num_decoder_layers
 
 
 def test_the_last_weight_alone_is_the_plain_loss(objective, stream):
