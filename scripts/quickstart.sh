@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# From nothing to a trained and scored model: makes .venv, installs, trains a small T5 to turn
-# English number words into French ones, and evaluates it on numbers it has never seen.
+# From nothing to a model that exits early with a guarantee: makes .venv, installs, trains a small
+# T5 to turn English number words into French ones, evaluates it on numbers it has never seen,
+# trains its exit classifier, calibrates an exit threshold, evaluates under it, writes a report.
 #
 #   bash scripts/quickstart.sh [WORKDIR]              WORKDIR defaults to runs/quickstart
 #
-# A second run reuses what is there: the environment, the vocabulary, the trained weights.
+# A second run reuses what is there: the environment, the vocabulary, the weights, what is decoded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 workdir="${1:-runs/quickstart}"
+exits="$workdir/exits"
 calm() { echo "== calm $*"; .venv/bin/calm "$@"; }
 
 ensure_environment ''
@@ -18,5 +20,13 @@ if [ ! -f "$workdir/vocabulary.model" ]; then
 fi
 calm train --gin_file=configs/quickstart.gin --workdir="$workdir"
 calm evaluate --workdir="$workdir"
-echo "== Done in $((SECONDS - start)) s after installation. Try it yourself:"
+
+echo "== Early exits"
+calm train --gin_file="$workdir/config.gin" --gin_file=gin/runs/exit_classifier.gin \
+  --gin.BASE_WORKDIR="$workdir" --workdir="$exits"
+calm calibrate --workdir="$exits"
+calm evaluate --workdir="$exits" \
+  --certificate="$exits/certificates/softmax_margin_textual_0.1.json"
+calm report --workdir="$exits"
+echo "== Done in $((SECONDS - start)) s after installation. Look at $exits/report/report.html, and try:"
 echo "   echo 'forty-two thousand and seven' | .venv/bin/calm decode --workdir=$workdir --input=-"
