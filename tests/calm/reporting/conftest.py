@@ -99,8 +99,8 @@ def made_up(make_task, tmp_path, monkeypatch):
   return make
 
 
-# A model of bytes that says various things, with an exit classifier.
-SPEAKING = t5.T5Config(259, 12, 3, 5, 17, 1, 3, dropout_rate=0.0)
+# A model of bytes that says various things.
+SPEAKING = t5.T5Config(259, 12, 3, 5, 17, 1, 2, dropout_rate=0.0)
 INPUTS = [
   'seven',
   'a',

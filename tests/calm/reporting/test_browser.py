@@ -112,5 +112,5 @@ def test_colours_are_those_of_the_scheme(reported, found, tmp_path, scheme):
   here, elsewhere = series if scheme == 'light' else series[::-1]
   assert count(here) > 200
   assert count(elsewhere) == 0
-  for background, _ in page.layer_colours(3):
+  for background, _ in page.layer_colours(2):
     assert count(background) > 100

@@ -49,7 +49,7 @@ def full_step_flops(config, length, source_length):
   )
 
 
-@pytest.mark.parametrize('num_layers', [1, 4])
+@pytest.mark.parametrize('num_layers', [1, 3])
 @pytest.mark.parametrize('kind', sorted(KINDS))
 def test_a_step_costs_what_xla_counts(kind, num_layers):
   config = dataclasses.replace(KINDS[kind], num_decoder_layers=num_layers)

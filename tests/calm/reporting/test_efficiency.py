@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -136,6 +137,17 @@ def test_tokens_have_no_references(made_up):
   study = made_up(dissimilarity=consistency.token_disagreement)
   with pytest.raises(ValueError, match='risk cannot be had with token_disagreement'):
     efficiency.trials(study, PROTOCOL)
+
+
+def test_a_dissimilarity_of_tokens_is_known_behind_a_wrapper(made_up):
+  @functools.wraps(consistency.token_disagreement)
+  def wrapped(*outputs):  # As gin makes one of every function that it names.
+    return consistency.token_disagreement(*outputs)
+
+  study = made_up(dissimilarity=wrapped)
+  assert study.objectives == ('textual',)
+  # The texts 'c' and 'a b' differ, the tokens do not.
+  assert not study.losses(study.static[1], 'textual').any()
 
 
 def test_thresholds_of_a_measure_that_is_not_there_are_named(made_up):

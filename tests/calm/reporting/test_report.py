@@ -40,20 +40,19 @@ def test_the_curve_is_that_of_the_outputs(reported, speaking):
     ('measure', '0.1'),
     ('static', ''),
     ('static', ''),
-    ('static', ''),
     ('oracle', ''),
   ]
   layers = [float(line['layers']) for line in lines]
   at = speaking.sweeps['softmax_margin'].at(0.5)
   exits = [layer for row in at.rows for layer in row['exit_layers']]
   assert layers[1] == pytest.approx(sum(exits) / len(exits), abs=1e-6)
-  assert layers[3:6] == [1, 2, 3]
+  assert layers[3:5] == [1, 2]
   same = [a == b for a, b in zip(at.predictions, speaking.full.predictions, strict=True)]
   assert float(lines[1]['similarity']) >= sum(same) / len(same)
-  assert float(lines[5]['similarity']) == 1
+  assert float(lines[4]['similarity']) == 1
   targets = speaking.stored.targets()
   hits = [a == b for a, b in zip(speaking.full.predictions, targets, strict=True)]
-  assert float(lines[5]['exact_match']) == pytest.approx(100 * sum(hits) / len(hits))
+  assert float(lines[4]['exact_match']) == pytest.approx(100 * sum(hits) / len(hits))
 
 
 def test_a_decaying_threshold_stands_beside_the_constant_one(reported):

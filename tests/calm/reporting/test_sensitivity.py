@@ -58,7 +58,7 @@ def test_only_the_wrong_token_leaves_early(speaking, reported):
   sensitivity.sensitivity(speaking, (2,))
   for full, row in zip(speaking.full.rows, rows_of(speaking, 'first_layer', 2), strict=True):
     assert row['tokens'][:2] == full['tokens'][:2]
-    expected = [1 if position == 2 else 3 for position in range(row['num_tokens'])]
+    expected = [1 if position == 2 else 2 for position in range(row['num_tokens'])]
     assert row['exit_layers'] == expected
 
 

@@ -11,7 +11,7 @@ from calm.exits import rules
 from calm.models import t5
 from calm.reporting import timing
 
-CONFIG = t5.T5Config(37, 12, 3, 5, 17, 1, 3, dropout_rate=0.0)
+CONFIG = t5.T5Config(37, 12, 3, 5, 17, 1, 2, dropout_rate=0.0)
 INPUTS = [np.array([5, 6, 1], np.int32), np.array([9, 1], np.int32), np.array([1], np.int32)]
 
 
@@ -28,7 +28,8 @@ class Clock:
 
 @pytest.fixture(scope='module')
 def params():
-  return t5.init_params(CONFIG, jax.random.key(0))
+  shapes = jax.eval_shape(lambda: t5.init_params(CONFIG, jax.random.key(0)))
+  return jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)
 
 
 def test_seconds_are_those_between_two_looks_at_the_clock(params, monkeypatch):
@@ -52,9 +53,9 @@ def test_rules_take_turns(params, monkeypatch):
 
   monkeypatch.setattr(timing, '_run', run)
   one = decoder.Decoder(t5.T5(CONFIG), 4, eos_id=36)
-  compared = {str(layer): rules.FixedLayer(layer) for layer in (1, 2, 3)}
+  compared = {str(layer): rules.FixedLayer(layer) for layer in (1, 2)}
   timing.time_rules(one, params, INPUTS, compared, batch_size=4, repeats=3)
-  assert turns[3:] == [1, 2, 3, 2, 3, 1, 3, 1, 2]
+  assert turns[2:] == [1, 2, 2, 1, 1, 2]
 
 
 def test_lengths_do_not_count():
