@@ -1,7 +1,7 @@
 """Measured seconds per token: the same inputs under several rules, on this machine.
 
-A time is worth comparing only with times taken beside it. So the rules take turns, every repeat in
-another order: what slows the machine down for a while slows all of them.
+A time is worth comparing only with times taken beside it. So the rules take turns at each batch,
+every time in another order: what slows the machine down for a while slows all of them.
 """
 
 import dataclasses
@@ -61,15 +61,15 @@ def time_rules(
   tokens = {}
   for name, one in decoders.items():
     tokens[name] = sum(_count(_run(one, params, batch)) for batch in batches)
-  seconds: dict[str, list[float]] = {name: [] for name in rules}
+  seconds = {name: [0.0] * repeats for name in rules}
   names = list(rules)
   for repeat in range(repeats):
-    shift = repeat % max(1, len(names))
-    for name in names[shift:] + names[:shift]:
-      start = time.perf_counter()
-      for batch in batches:
+    for number, batch in enumerate(batches):
+      shift = (repeat + number) % max(1, len(names))
+      for name in names[shift:] + names[:shift]:
+        start = time.perf_counter()
         _run(decoders[name], params, batch)
-      seconds[name].append(time.perf_counter() - start)
+        seconds[name][repeat] += time.perf_counter() - start
   return {name: Timing(tuple(seconds[name]), tokens[name]) for name in rules}
 
 

@@ -37,10 +37,10 @@ def test_seconds_are_those_between_two_looks_at_the_clock(params, monkeypatch):
   one = decoder.Decoder(t5.T5(CONFIG), 4, eos_id=36)
   compared = {'full': rules.NeverExit(), 'one': rules.FixedLayer(1)}
   found = timing.time_rules(one, params, INPUTS, compared, batch_size=2, repeats=3)
-  assert found['full'].seconds == found['one'].seconds == (1.0, 1.0, 1.0)
+  assert found['full'].seconds == found['one'].seconds == (2.0, 2.0, 2.0)  # of two batches
   decoded = np.asarray(one(params, np.array([[5, 6, 1], [9, 1, 0], [1, 0, 0]])).exit_layer)
   assert found['full'].num_tokens == (decoded > 0).sum()
-  assert found['full'].seconds_per_token == 1 / found['full'].num_tokens
+  assert found['full'].seconds_per_token == 2 / found['full'].num_tokens
 
 
 def test_rules_take_turns(params, monkeypatch):
@@ -54,8 +54,9 @@ def test_rules_take_turns(params, monkeypatch):
   monkeypatch.setattr(timing, '_run', run)
   one = decoder.Decoder(t5.T5(CONFIG), 4, eos_id=36)
   compared = {str(layer): rules.FixedLayer(layer) for layer in (1, 2)}
-  timing.time_rules(one, params, INPUTS, compared, batch_size=4, repeats=3)
-  assert turns[2:] == [1, 2, 2, 1, 1, 2]
+  timing.time_rules(one, params, INPUTS, compared, batch_size=2, repeats=2)
+  # Two batches each to warm up, then batch by batch, the first of each repeat another.
+  assert turns[4:] == [1, 2, 2, 1, 2, 1, 1, 2]
 
 
 def test_lengths_do_not_count():
