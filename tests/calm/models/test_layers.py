@@ -72,6 +72,16 @@ def test_a_product_of_rows_and_its_gradients_are_those_of_a_plain_product():
   )
 
 
+@pytest.mark.parametrize('shape', [(3,), (1, 3), (2, 3), (1, 2, 3), (5, 2, 3)])
+def test_the_gradient_of_repeated_rows_is_their_sum(shape):
+  x = jnp.arange(float(np.prod(shape))).reshape(shape)
+  factors = jnp.sin(jnp.arange(30.0)).reshape(5, 2, 3)
+  repeated, gradients = jax.vjp(lambda x: layers.repeat_rows(x, (5, 2, 3)), x)
+  np.testing.assert_array_equal(repeated, np.broadcast_to(x, (5, 2, 3)))
+  expected = jax.grad(lambda x: (jnp.broadcast_to(x, (5, 2, 3)) * factors).sum())(x)
+  np.testing.assert_allclose(gradients(factors)[0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_rms_norm_takes_no_mean_away():
   norm = layers.RMSNorm()
   variables = {'params': {'scale': jnp.array([1.0, 2.0, -3.0, 0.0])}}
