@@ -198,6 +198,9 @@ def run(command, args, bindings):
   workdir = configuration.macro('WORKDIR')
   records = command.name == 'train' and workdir and processes.is_first()
   if records:
+    base = configuration.macro('BASE_WORKDIR')
+    if base and Path(base).resolve() == Path(workdir).resolve():
+      raise ValueError(f'{workdir} is BASE_WORKDIR: give this run a --workdir of its own.')
     configuration.save(workdir)
   result = function()
   if records:

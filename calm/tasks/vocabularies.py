@@ -57,9 +57,25 @@ def sentencepiece(path: str, extra_ids: int = 0) -> seqio.Vocabulary:
   return _SentencePieceVocabulary(os.fspath(path), extra_ids=extra_ids)
 
 
-def in_workdir(workdir: str) -> str:
-  """Where a run keeps a vocabulary of its own: `vocabulary.model` in its workdir."""
-  return os.path.join(workdir, 'vocabulary.model')
+def in_workdir(workdir: str, base_workdir: str | None = None) -> str:
+  """Where a run keeps a vocabulary of its own: `vocabulary.model` in its workdir.
+
+  A run that begins with another's weights takes a copy of the vocabulary in `base_workdir`, once,
+  and needs that folder no more.
+
+  Raises:
+    MissingVocabularyError: neither folder has one.
+  """
+  path = os.path.join(workdir, 'vocabulary.model')
+  if base_workdir and not tf.io.gfile.exists(path):
+    base = in_workdir(base_workdir)
+    if not tf.io.gfile.exists(base):
+      raise MissingVocabularyError(
+        f'No vocabulary {base}: name a run that has one (BASE_WORKDIR), or set VOCABULARY_PATH.'
+      )
+    with tf.io.gfile.GFile(base, 'rb') as file:
+      _write_atomically(path, file.read())
+  return path
 
 
 class _SentencePieceVocabulary(seqio.SentencePieceVocabulary):

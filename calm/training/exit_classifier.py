@@ -58,7 +58,8 @@ class ExitClassifierObjective:
       before the last that predict what it does, 'accuracy': share of them where the classifier is
       right at a threshold of 0.5, 'false_exits': share where it stops and should not}).
 
-    A classifier that always stops has the accuracy `agreement`, and `1 - agreement` false exits.
+    Always stopping has the accuracy `agreement` and `1 - agreement` false exits; the best constant
+    probability has the entropy of `agreement` for a loss, if that is the independent one.
     """
     del key
     frozen = jax.lax.stop_gradient(params)

@@ -54,6 +54,19 @@ def test_written_twice_it_is_the_same_byte_for_byte(words, tmp_path):
   assert (tmp_path / 'a.model').read_bytes() == (tmp_path / 'b.model').read_bytes()
 
 
+def test_a_run_keeps_a_copy_of_the_vocabulary_it_begins_with(tmp_path):
+  base, workdir = str(tmp_path / 'base'), str(tmp_path / 'run')
+  with pytest.raises(vocabularies.MissingVocabularyError, match=r'base/vocabulary\.model: name'):
+    vocabularies.in_workdir(workdir, base)
+  for content in (b'first', b'second'):
+    os.makedirs(base, exist_ok=True)
+    with open(vocabularies.in_workdir(base), 'wb') as file:
+      file.write(content)
+    with open(vocabularies.in_workdir(workdir, base), 'rb') as file:
+      assert file.read() == b'first'
+  assert os.listdir(workdir) == ['vocabulary.model']
+
+
 def test_sentinels_follow_the_pieces(words, tmp_path):
   path = make(words, tmp_path / 'sp.model')
   assert vocabularies.sentencepiece(path, extra_ids=3).vocab_size == 44

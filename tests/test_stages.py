@@ -1,0 +1,181 @@
+"""Runs that begin with another's weights: exits are added, then a classifier, by configs alone."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from calm import main
+from calm.models import parameters, pretrained, t5
+from calm.training import checkpoints
+
+# A model and data so small that every stage takes seconds.
+TINY = [
+  '--gin_file=configs/quickstart.gin',
+  *(
+    f'--gin.{binding}'
+    for binding in (
+      'VOCAB_SIZE=64',
+      'BATCH_SIZE=4',
+      'NUM_STEPS=2',
+      'WARMUP_STEPS=1',
+      'MAX_DECODE_STEPS=5',
+      'loop.train.num_validation_batches=1',
+      'spelled_numbers.task.num_train=67',
+      'spelled_numbers.task.num_validation=11',
+      'spelled_numbers.task.num_test=7',
+      't5.T5Config.emb_dim=16',
+      't5.T5Config.num_heads=2',
+      't5.T5Config.head_dim=8',
+      't5.T5Config.mlp_dim=16',
+      't5.T5Config.num_encoder_layers=1',
+      't5.T5Config.num_decoder_layers=3',
+    )
+  ),
+]
+CLASSIFIER = {
+  'decoder/exit_classifier/kernel': (16, 1),
+  'decoder/exit_classifier/bias': (1,),
+}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_compilation():
+  """Compiles without optimisation."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+def next_stage(base, workdir, name, *arguments):
+  """Trains a stage of gin/runs on the run in `base`; returns the exit code."""
+  files = [f'--gin_file={base}/config.gin', f'--gin_file=gin/runs/{name}.gin']
+  where = [f'--gin.BASE_WORKDIR={base}', f'--workdir={workdir}']
+  return main.main(['train', *files, *where, *arguments])
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """A folder with three runs, each on the one before: plain, exits, classifier."""
+  folder = tmp_path_factory.mktemp('runs')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    assert main.main(['vocab', *TINY, '--workdir=plain']) == 0
+    plain = '--gin.losses.EncoderDecoderObjective.exit_weights="last"'
+    assert main.main(['train', *TINY, '--workdir=plain', plain]) == 0
+    assert next_stage('plain', 'exits', 'add_exits', '--gin.NUM_STEPS=4') == 0
+    steps = ('--gin.NUM_STEPS=3', '--gin.WARMUP_STEPS=1')
+    assert next_stage('exits', 'classifier', 'exit_classifier', *steps) == 0
+  return folder
+
+
+def flat_params(workdir):
+  return parameters.flatten(checkpoints.restore_params(workdir))
+
+
+def reports(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
+
+
+def test_adding_exits_trains_on_with_the_loss_of_all_layers(runs):
+  plain, exits = reports(runs / 'plain')[-1], reports(runs / 'exits')[-1]
+  assert plain['step'] == 2
+  assert exits['step'] == 4
+  z_loss = 1e-2  # Enough for what T5's loss adds.
+  assert math.isclose(plain['validation_loss'], plain['validation_loss_last_layer'], abs_tol=z_loss)
+  assert abs(exits['validation_loss'] - exits['validation_loss_last_layer']) > z_loss
+  before, after = flat_params(runs / 'plain'), flat_params(runs / 'exits')
+  assert before.keys() == after.keys()
+  # A few small steps from where the plain run ended, and not from somewhere else.
+  for name, value in before.items():
+    np.testing.assert_allclose(after[name], value, atol=0.05)
+  assert any(np.any(after[name] != value) for name, value in before.items())
+
+
+def test_the_second_stage_trains_the_classifier_alone(runs):
+  before, after = flat_params(runs / 'exits'), flat_params(runs / 'classifier')
+  assert {name: after[name].shape for name in after.keys() - before.keys()} == CLASSIFIER
+  for name, value in before.items():
+    assert after[name].tobytes() == value.tobytes()
+  assert all(np.any(after[name]) for name in CLASSIFIER)
+  last = reports(runs / 'classifier')[-1]
+  assert last['step'] == 3
+  assert {'accuracy', 'agreement', 'false_exits', 'validation_agreement'} <= last.keys()
+
+
+def test_every_run_keeps_the_vocabulary_and_needs_no_other(runs, capsys):
+  content = {(runs / name / 'vocabulary.model').read_bytes() for name in ('plain', 'exits')}
+  assert content == {(runs / 'classifier' / 'vocabulary.model').read_bytes()}
+  for name in ('plain', 'exits'):
+    (runs / name).rename(runs / f'{name}_gone')
+  try:
+    assert main.main(['evaluate', f'--workdir={runs}/classifier']) == 0
+    full = json.loads(capsys.readouterr().out)
+    assert (full['num_examples'], full['layers_per_token']) == (7, 3)
+    rule = ('RULE=@rules.confident()', 'MEASURE=@confidence.classifier', 'LAMBDA=0.0')
+    exits = [f'--gin.{binding}' for binding in rule]
+    assert main.main(['evaluate', f'--workdir={runs}/classifier', *exits]) == 0
+    assert json.loads(capsys.readouterr().out)['layers_per_token'] == 1
+  finally:
+    for name in ('plain', 'exits'):
+      (runs / f'{name}_gone').rename(runs / name)
+
+
+def test_an_export_of_the_second_stage_is_that_of_the_first(runs, tmp_path, capsys):
+  for name in ('exits', 'classifier'):
+    output = f'--output={tmp_path / name}'
+    assert main.main(['export', f'--workdir={runs / name}', output]) == 0
+  assert 'written without the exit classifier' in capsys.readouterr().err
+  for file in ('model.safetensors', 'config.json', 'spiece.model'):
+    assert (tmp_path / 'exits' / file).read_bytes() == (tmp_path / 'classifier' / file).read_bytes()
+
+
+def test_the_second_stage_takes_a_published_size_and_a_checkpoint_from_elsewhere(tmp_path):
+  config = t5.published('tiny', vocab_size=259)
+  params = t5.init_params(config, jax.random.key(0))
+  base = pretrained.save_huggingface(tmp_path / 'tiny', config, params)
+  (base / 'config.gin').write_text(
+    '\n'.join([
+      'from __gin__ import dynamic_registration',
+      'from calm.models import t5',
+      'from calm.tasks import spelled_numbers',
+      *(f"include 'gin/{name}.gin'" for name in ('runs/t5', 'tasks/bytes', 'optimizers/adafactor')),
+      'CONFIG = @t5.published()',
+      't5.published:',
+      "  name = 'tiny'",
+      '  vocab_size = 259',
+      'TASK = @spelled_numbers.task()',
+      'spelled_numbers.task.vocabulary = %VOCABULARY',
+      'INPUTS_LENGTH = 128',
+      'TARGETS_LENGTH = 128',
+      'BATCH_SIZE = 4',
+    ])
+  )  # fmt: skip
+  counts = [f'--gin.spelled_numbers.task.num_{split}=31' for split in ('train', 'validation')]
+  steps = ('--gin.NUM_STEPS=2', '--gin.WARMUP_STEPS=0', '--gin.CLASSIFIER_LOSS=geometric')
+  assert next_stage(base, tmp_path / 'run', 'exit_classifier', *steps, *counts) == 0
+  trained = checkpoints.restore_params(tmp_path / 'run')
+  assert np.any(trained['decoder'].pop('exit_classifier')['kernel'])
+  jax.tree.map(np.testing.assert_array_equal, trained, params)
+
+
+@pytest.mark.parametrize(
+  ('config', 'arguments', 'complaint'),
+  [
+    ('exits', ['BASE_WORKDIR=exits'], 'WORKDIR is not set: give --workdir=VALUE'),
+    ('plain', ['WORKDIR="new"'], 'BASE_WORKDIR is not set: give --gin.BASE_WORKDIR=VALUE'),
+    ('exits', ['BASE_WORKDIR=exits', 'WORKDIR="plain/../exits"'], 'a --workdir of its own'),
+    ('exits', ['BASE_WORKDIR=nowhere', 'WORKDIR="new"'], 'No vocabulary nowhere/vocabulary.model'),
+  ],
+)
+def test_a_stage_without_two_folders_is_refused_and_changes_none(
+  runs, monkeypatch, capfd, config, arguments, complaint
+):
+  monkeypatch.chdir(runs)
+  before = (runs / config / 'config.gin').read_bytes()
+  files = [f'--gin_file={config}/config.gin', '--gin_file=gin/runs/exit_classifier.gin']
+  assert main.main(['train', *files, *(f'--gin.{argument}' for argument in arguments)]) == 1
+  assert complaint in capfd.readouterr().err.replace(f'{runs}/', '')
+  assert (runs / config / 'config.gin').read_bytes() == before
