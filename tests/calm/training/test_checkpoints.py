@@ -1,3 +1,6 @@
+import functools
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,20 +48,51 @@ def test_only_the_newest_are_kept(tmp_path):
 
 
 def _damage(folder, how):
-  if how == 'metadata lost':
-    (folder / 'state' / '_METADATA').unlink()
+  metadata = folder / 'state' / '_METADATA'
+  if how == 'empty folder':
+    shutil.rmtree(folder)
+    folder.mkdir()
+  elif how == 'a file, not a folder':
+    shutil.rmtree(folder)
+    folder.write_text('garbage')
+  elif how == 'metadata lost':
+    metadata.unlink()
+  elif how == 'metadata cut off':
+    metadata.write_bytes(metadata.read_bytes()[:50])
+  elif how == 'metadata of nothing':
+    metadata.write_text('{}')
+  elif how == 'index cut off':
+    index = folder / 'state' / 'manifest.ocdbt'
+    index.write_bytes(index.read_bytes()[:-20])
+  elif how == 'progress lost':
+    shutil.rmtree(folder / 'progress')
   elif how == 'progress cut off':
     (folder / 'progress' / 'metadata').write_text('{"data": {"num')
   elif how == 'half of each array file':
     for path in (folder / 'state').rglob('d/*'):
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  elif how == 'an array file lost':
+    max((folder / 'state').rglob('d/*'), key=lambda path: path.stat().st_size).unlink()
   elif how == 'overwritten':
     for path in (folder / 'state').rglob('d/*'):
       path.write_bytes(b'\0' * path.stat().st_size)
 
 
 @pytest.mark.parametrize(
-  'how', ['metadata lost', 'progress cut off', 'half of each array file', 'overwritten']
+  'how',
+  [
+    'empty folder',
+    'a file, not a folder',
+    'metadata lost',
+    'metadata cut off',
+    'metadata of nothing',
+    'index cut off',
+    'progress lost',
+    'progress cut off',
+    'half of each array file',
+    'an array file lost',
+    'overwritten',
+  ],
 )
 def test_a_damaged_newest_is_reported_set_aside_and_the_one_before_used(saved, capfd, how):
   _damage(saved / 'checkpoints' / '2', how)
@@ -66,12 +100,12 @@ def test_a_damaged_newest_is_reported_set_aside_and_the_one_before_used(saved, c
   state, progress = store.restore(_abstract(_state(0)))
   assert int(state['step']) == 1
   assert progress == {'data': {'number': 1}}
-  assert 'checkpoints/2' in capfd.readouterr().err
+  assert f'{saved}/checkpoints/2 cannot be read: ' in capfd.readouterr().err
   assert checkpoints.steps(saved) == [1]
   store.save(2, _state(7), {})
   store.close()
   assert checkpoints.steps(saved) == [1, 2]
-  assert (saved / 'checkpoints' / 'unreadable-2-0').is_dir()
+  assert (saved / 'checkpoints' / 'unreadable-2-0').exists()
 
 
 def test_a_save_that_was_cut_off_is_not_a_checkpoint(saved):
@@ -80,28 +114,31 @@ def test_a_save_that_was_cut_off_is_not_a_checkpoint(saved):
   assert int(checkpoints.Checkpoints(saved).restore(_abstract(_state(0)))[0]['step']) == 2
 
 
-def test_nothing_readable_is_an_error_that_lists_all(saved):
+def test_nothing_readable_is_an_error_that_lists_all_and_moves_none(saved):
   for step in '12':
     _damage(saved / 'checkpoints' / step, 'metadata lost')
   with pytest.raises(checkpoints.CheckpointError, match=r'(?s)checkpoints/2.*checkpoints/1'):
     checkpoints.Checkpoints(saved).restore(_abstract(_state(0)))
+  assert checkpoints.steps(saved) == [1, 2]
 
 
 def test_a_checkpoint_of_another_model_is_an_error_and_stays(saved):
-  other = {
-    'step': jnp.int32(0),
-    'params': {'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)},
-  }
+  other = {'params': {'kernel': jnp.zeros((3, 4)), 'bias': jnp.zeros(4)}}
   with pytest.raises(checkpoints.CheckpointError) as error:
     checkpoints.Checkpoints(saved).restore(_abstract(other))
   assert 'missing: params/bias (4,)' in str(error.value)
-  assert 'params/kernel is (3, 5), needed is (3, 4)' in str(error.value)
+  assert 'unexpected: step ()' in str(error.value)
+  assert 'shape differs: params/kernel is (3, 5), needed is (3, 4)' in str(error.value)
   assert checkpoints.steps(saved) == [1, 2]
 
 
 def test_parameters_alone_can_be_restored_for_a_model(tmp_path):
   model = t5.T5(t5.published('tiny'))
-  params = t5.init_params(model.config, jax.random.key(0))
+  init = functools.partial(t5.init_params, model.config)
+  params = jax.tree.map(
+    lambda leaf: np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape),
+    jax.eval_shape(init, jax.random.key(0)),
+  )
   store = checkpoints.Checkpoints(tmp_path)
   store.save(5, {'step': jnp.int32(5), 'params': params, 'opt_state': [jnp.zeros(3)]}, {})
   store.close()

@@ -1,0 +1,116 @@
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from calm.models import t5
+from calm.training import checkpoints, losses, optimizers
+
+
+class Slow:
+  """A stream that takes a quarter of a second a batch."""
+
+  def __init__(self, stream):
+    self._stream = stream
+    self.get_state, self.set_state = stream.get_state, stream.set_state
+
+  def __next__(self):
+    time.sleep(0.25)
+    return next(self._stream)
+
+
+def test_a_run_learns_and_reports_every_so_many_steps(uninterrupted):
+  assert [line['step'] for line in uninterrupted] == [2, 4, 6, 8, 10, 12]
+  assert uninterrupted[-1]['loss'] < 0.5 * uninterrupted[0]['loss']
+
+
+@pytest.mark.parametrize(
+  ('optimizer', 'dtype'),
+  [(optimizers.adafactor(0.05), 'bfloat16'), (optimizers.adamw(1e-2), 'float32')],
+)
+def test_a_t5_learns_with_either_optimizer_in_either_precision(
+  tmp_path, run, curve, optimizer, dtype
+):
+  config = t5.T5Config(19, 16, 2, 8, 32, 1, 2, dropout_rate=0.0, dtype=dtype)
+  objective = losses.EncoderDecoderObjective(t5.T5(config))
+  params, _ = run(
+    tmp_path, objective=objective, optimizer=optimizer, num_steps=60, steps_per_checkpoint=60
+  )
+  lines = curve(tmp_path)
+  assert np.mean([line['loss_last_layer'] for line in lines[-5:]]) < np.log(17)
+  assert lines[-1]['loss'] < 0.9 * lines[0]['loss']
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
+
+
+def test_validation_has_its_own_steps(tmp_path, run, curve, stream, uninterrupted):
+  run(tmp_path, validation_batches=stream, num_validation_batches=2, steps_per_validation=5)
+  lines = curve(tmp_path)
+  validated = [line['step'] for line in lines if 'validation_loss' in line]
+  assert validated == [5, 10, 12]
+  assert [line['step'] for line in lines] == [2, 4, 5, 6, 8, 10, 12]
+  trained = [
+    {name: value for name, value in line.items() if not name.startswith('validation')}
+    for line in lines
+  ]
+  assert trained == [*uninterrupted[:2], {'step': 5}, *uninterrupted[2:]]
+
+
+def test_validation_scores_the_same_batches_without_dropout(tmp_path, run, curve, stream):
+  batches = [next(stream), next(stream)]
+  stream.set_state({'number': 0})
+  params, metrics = run(tmp_path, validation_batches=stream, num_validation_batches=2)
+  again = curve(tmp_path)[-1]
+  assert metrics['validation_loss'] == again['validation_loss']
+  error = weight = 0.0
+  for batch in batches:
+    inputs, targets = batch['encoder_input_tokens'] / 19, batch['decoder_target_tokens'] / 19
+    predicted = np.maximum(inputs @ params['wi']['kernel'], 0) @ params['wo']['kernel']
+    error += (np.square(predicted - targets) * batch['decoder_loss_weights']).sum()
+    weight += batch['decoder_loss_weights'].sum()
+  np.testing.assert_allclose(metrics['validation_loss'], error / weight, rtol=1e-5)
+
+
+def test_fewer_steps_than_are_done_change_nothing(tmp_path, run, curve, uninterrupted, capsys):
+  run(tmp_path)
+  params, metrics = run(tmp_path, num_steps=7)
+  assert 'Nothing to do: step 12 of 7' in capsys.readouterr().err
+  assert metrics == {}
+  assert curve(tmp_path) == uninterrupted
+  assert checkpoints.steps(tmp_path) == [9, 12]
+  saved = checkpoints.restore_params(tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, params, saved)
+
+
+def test_time_runs_over_all_parts_of_a_run(tmp_path, run, curve, stream, uninterrupted, capsys):
+  run(tmp_path, batches=Slow(stream), stop_after_seconds=0.8)
+  (stopped,) = checkpoints.steps(tmp_path)[-1:]
+  assert 1 <= stopped <= 4
+  assert f'Stopping at step {stopped}' in capsys.readouterr().err
+  run(tmp_path, stop_after_seconds=0.8)
+  assert checkpoints.steps(tmp_path)[-1] == stopped
+  run(tmp_path)
+  assert curve(tmp_path) == uninterrupted
+
+
+def test_a_run_begins_with_the_parameters_it_is_given(tmp_path, run):
+  begun, _ = run(tmp_path / 'begun', num_steps=1)
+  again, _ = run(tmp_path / 'again', num_steps=1, initial_params=jax.device_get(begun))
+  before, after = begun['wi']['kernel'], again['wi']['kernel']
+  assert not np.array_equal(before, after)
+  np.testing.assert_allclose(before, after, atol=0.011)  # One step of Adam at 0.01.
+
+
+@pytest.mark.parametrize(
+  'name', ['num_steps', 'steps_per_report', 'steps_per_checkpoint', 'steps_per_validation']
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, run, name):
+  with pytest.raises(ValueError, match=f'{name} must be at least 1, not 0'):
+    run(tmp_path, **{name: 0})
+
+
+def test_the_seed_decides_the_run(tmp_path, run, curve, uninterrupted):
+  run(tmp_path / 'same', num_steps=2)
+  run(tmp_path / 'other', num_steps=2, seed=1)
+  assert curve(tmp_path / 'same') == uninterrupted[:1]
+  assert curve(tmp_path / 'other')[0]['loss'] != uninterrupted[0]['loss']

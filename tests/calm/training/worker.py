@@ -1,0 +1,25 @@
+"""One process of `calm train` on network.gin; prints what it returned, as JSON.
+
+For test_distributed, which compares what all processes of a run return.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from calm import configuration, main
+
+
+def whole(array):
+  """This process's copy of an array that it holds all of, else its part."""
+  return np.concatenate([np.ravel(shard.data) for shard in array.addressable_shards]).tolist()
+
+
+if __name__ == '__main__':
+  flags, bindings = configuration.split_gin_arguments(sys.argv[1:])
+  args = main.make_parser().parse_args(['train', '--gin_file=network.gin', *flags])
+  command = next(command for command in main.COMMANDS if command.name == 'train')
+  params, metrics = main.run(command, args, bindings)
+  print(json.dumps({'loss': metrics['loss'], 'params': jax.tree.map(whole, params)}))
