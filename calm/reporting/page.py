@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 
 from calm.reporting.examples import Shown
-from calm.reporting.figures import COLOURS
+from calm.reporting.figures import COLOURS, label
 
 Row = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ _HEAD = """<!DOCTYPE html>
 _STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 0.5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 0.25rem; }
@@ -46,11 +46,11 @@ svg text { font-family: system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif !import
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding-bottom: 0.3rem; }
-th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid var(--grid);
+th, td { padding: 0.2rem 0.45rem; text-align: right; border-bottom: 1px solid var(--grid);
   white-space: nowrap; }
 th { vertical-align: bottom; }
 th[scope=row], th.text, td.text { text-align: left; }
-thead th { border-bottom: 2px solid var(--quiet); }
+thead th { border-bottom: 2px solid var(--quiet); white-space: normal; }
 details { margin: 0.5rem 0; }
 summary { cursor: pointer; color: var(--quiet); }
 dl { margin: 0; }
@@ -198,7 +198,7 @@ def _cell(row, name):
   if value is None:
     return 'never' if name == 'threshold' and row.get('kind') == 'calibrated' else ''
   if not isinstance(value, float):
-    return str(value)
+    return label(value) if name in ('measure', 'series') else str(value)
   if name in ('threshold', 'delta', 'flops'):
     return f'{value:g}' if name != 'flops' else f'{value:,.0f}'
   digits = 3 if abs(value) < 1 else 2

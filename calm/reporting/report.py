@@ -89,7 +89,7 @@ class Writer:
     columns = efficiency.columns_of(rows)
     if folded:
       return page.figure(svg, f'{title}.') + page.data(rows, title)
-    names = [column for column in columns if column != 'kind']
+    names = ['measure', *[column for column in columns if column not in ('kind', 'measure')]]
     return page.figure(svg, f'{title}.') + page.table(rows, title, names)
 
 
