@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from calm.decoding import evaluation
+from calm.decoding import evaluation, stored
 from calm.tasks import batches, public, text, vocabularies
 
 # What T5's inputs begin with, and the words between the fields (Raffel et al., appendix D).
@@ -151,7 +151,7 @@ def perfect(name):
   if name == 'super_glue_wsc':  # A candidate that is not meant must not be predicted.
     pairs = zip(examples, predictions, strict=True)
     predictions = [one if example.raw['label'] == 1 else 'nothing' for example, one in pairs]
-  return evaluation.score(task_of(name), examples, predictions)
+  return evaluation.score(stored.StoredSplit(task_of(name), 'validation', examples), predictions)
 
 
 @pytest.mark.parametrize('name', sorted(set(public.TASKS) - {'glue_stsb', 'cnn_dailymail'}))
