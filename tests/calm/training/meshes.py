@@ -30,7 +30,6 @@ OBJECTIVES = {'network': Network(), 't5': losses.EncoderDecoderObjective(t5.T5(C
 CASES = (
   *(('network', 'adamw', size, parts) for size in (1, 2, 4) for parts in (1, 2)),
   ('network', 'adafactor', 2, 1),
-  ('t5', 'sgd', 2, 2),
   ('t5', 'sgd', 4, 2),
 )
 

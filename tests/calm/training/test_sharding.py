@@ -28,7 +28,7 @@ def test_eight_devices_compute_the_losses_of_one(eight):
     assert len(set(one)) == len(one) == 4
     cases.add((result['case'][0], *result['case'][2:]))
   assert {('network', size, parts) for size in (1, 2, 4) for parts in (1, 2)} <= cases
-  assert {('t5', 2, 2), ('t5', 4, 2)} <= cases
+  assert ('t5', 4, 2) in cases
 
 
 def test_a_device_holds_its_part_of_what_a_rule_splits_and_all_of_the_rest(eight):
