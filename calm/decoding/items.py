@@ -8,16 +8,15 @@ import dataclasses
 import functools
 import gzip
 import io
-import json
 import os
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from calm.tasks import lines
 from calm.tasks.templates import Template
 
 STANDARD_INPUT = '-'
@@ -99,24 +98,16 @@ class Reader:
   def _records(self):
     from calm.tasks import files
 
-    for where, record in files.read_records(self.path) if self.rereadable else self._streamed():
+    if self.rereadable:
+      records = files.read_records(self.path)
+    else:
+      records = lines.json_records(_text_lines(self.path), '{"inputs": "..."}')
+    for where, record in records:
       try:
         text = self._template.fill(record, {})
       except ValueError as error:
         raise ValueError(f'{where}: {error}') from None
       yield where, text, {'inputs': text, **record}
-
-  def _streamed(self):
-    for where, line in _text_lines(self.path):
-      if not line.strip():
-        continue
-      try:
-        record = json.loads(line)
-      except ValueError as error:
-        raise ValueError(f'{where}: not JSON: {error}.') from None
-      if not isinstance(record, dict):
-        raise ValueError(f'{where}: a JSON object is needed, as in {{"inputs": "..."}}.')
-      yield where, record
 
 
 def of_examples(examples: Iterable[Any]) -> list[Item]:
@@ -138,16 +129,8 @@ def _is_pipe(path):
 def _text_lines(path):
   """('file:line', text) of all lines, blank ones too, as soon as they arrive."""
   name = 'standard input' if path == STANDARD_INPUT else path
-  number = 0
-  try:
-    with _open(path) as file:
-      for number, line in enumerate(file, 1):
-        decoded = line.decode('utf-8-sig' if number == 1 else 'utf-8')
-        yield f'{name}:{number}', decoded.rstrip('\r\n')
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{name}:{number}: not UTF-8: {error}.') from None
-  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-    raise ValueError(f'{name}:{number + 1}: the gzip file is damaged: {error}.') from None
+  with _open(path) as file:
+    yield from lines.text_lines(file, name)
 
 
 @contextlib.contextmanager

@@ -7,17 +7,15 @@ all files that fit, in the order of their names.
 import contextlib
 import dataclasses
 import gzip
-import json
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from calm.tasks import text
+from calm.tasks import lines, text
 from calm.tasks.templates import FieldError, Template
 
 SPLITS = ('train', 'validation', 'test')
@@ -148,20 +146,10 @@ def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
       names file and line.
   """
   for one in _matches(path, 'the path'):
-    yield from _tsv(one) if re.search(r'\.tsv(\.gz)?$', one) else _json_lines(one)
-
-
-def _json_lines(path):
-  for where, line in _lines(path):
-    if not line.strip():
-      continue
-    try:
-      record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-      raise ValueError(f'{where}: not JSON: {error}.') from None
-    if not isinstance(record, dict):
-      raise ValueError(f'{where}: a JSON object is needed, as in {{"en": "..."}}.')
-    yield where, record
+    if re.search(r'\.tsv(\.gz)?$', one):
+      yield from _tsv(one)
+    else:
+      yield from lines.json_records(_lines(one), '{"en": "..."}')
 
 
 def _tsv(path):
@@ -182,16 +170,8 @@ def _tsv(path):
 
 def _lines(path):
   """('file:line', text) of every line."""
-  number = 0
-  try:
-    with _open(path) as file:
-      for number, line in enumerate(file, 1):
-        decoded = line.decode('utf-8-sig' if number == 1 else 'utf-8')
-        yield f'{path}:{number}', decoded.rstrip('\r\n')
-  except UnicodeDecodeError as error:
-    raise ValueError(f'{path}:{number}: not UTF-8: {error}.') from None
-  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-    raise ValueError(f'{path}:{number + 1}: the gzip file is damaged: {error}.') from None
+  with _open(path) as file:
+    yield from lines.text_lines(file, path)
 
 
 @contextlib.contextmanager

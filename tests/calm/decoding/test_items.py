@@ -152,7 +152,11 @@ def test_a_bad_line_is_named(file, name, content, message):
 
 @pytest.mark.parametrize(
   ('content', 'message'),
-  [('{"inputs"\n', 'standard input:1: not JSON'), ('3\n', 'standard input:1: a JSON object')],
+  [
+    ('{"inputs"\n', 'standard input:1: not JSON'),
+    ('3\n', 'standard input:1: a JSON object'),
+    ('[' * 100_000, 'standard input:1: not JSON: maximum recursion depth'),
+  ],
 )
 def test_a_bad_record_of_standard_input_is_named(stdin, content, message):
   stdin(content)
