@@ -152,6 +152,7 @@ class Table:
     """Rows of a measure: one per objective and delta."""
     study, protocol, sweep = self.study, self.protocol, self.study.sweeps[name]
     never = rules.NeverExit()
+    full_costs = self._costs(study.full, never)
     found = [sweep.at(threshold) for threshold in study.grid]
     exits = [sweep.rule_at(threshold) for threshold in study.grid]
     costs = [self._costs(*each) for each in zip(found, exits, strict=True)]
@@ -161,7 +162,7 @@ class Table:
         run = random_trials(
           losses,
           {key: np.stack([cost[key] for cost in costs]) for key in costs[0]},
-          self._costs(study.full, never),
+          full_costs,
           grid=study.grid,
           delta=delta,
           epsilon=protocol.epsilon,
