@@ -16,9 +16,10 @@ steps.
 
 What a step of one row consists of: its weights are read once, 66 MB for the head and 11 MB for a
 layer, and at the rate at which the head is read (2 ms, 33 GB/s) a layer takes 0.33 ms. It is
-measured at 0.45 to 0.55 ms: what remains are some thirty small kernels per layer, each started for
-a few microseconds of work, and at batch 1 eight cache-sized copies per layer (0.1 MB each, in the
-processor's cache), which XLA makes for the layout of one-row products; at batch 8 there are none.
+measured at 0.53 ms, the time between one layer and eight by seven. Part of what remains are eight
+cache-sized copies per layer, 0.1 MB each, which XLA makes at batch 1 for the layout of one-row
+products (at batch 8 there are none); the rest, not taken apart further, is the start of a layer's
+many small kernels.
 An early exit at d costs what a model of d layers does, and the confidence: nothing to speak of for
 state and classifier, one more head (2 ms) per further layer for the exact margin, 0.2 ms for the
 likely words, after 0.3 ms at the first layer to find them. From six rows on the likely words are
