@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -121,6 +122,29 @@ def test_every_run_keeps_the_vocabulary_and_needs_no_other(runs, capsys):
   finally:
     for name in ('plain', 'exits'):
       (runs / f'{name}_gone').rename(runs / name)
+
+
+@pytest.mark.parametrize('stage', ['exits', 'classifier'])
+def test_a_stage_that_goes_on_does_not_read_what_it_began_with(runs, tmp_path, capfd, stage):
+  workdir = shutil.copytree(runs / stage, tmp_path / stage)
+  again = ['train', f'--gin_file={workdir}/config.gin', f'--workdir={workdir}']
+  again += ['--gin.NUM_STEPS=6', f'--gin.BASE_WORKDIR={tmp_path}/gone']
+  assert main.main(again) == 0
+  assert checkpoints.steps(workdir)[-1] == 6
+  before = flat_params(runs / stage)
+  assert any(np.any(after != before[name]) for name, after in flat_params(workdir).items())
+  (workdir / 'checkpoints').rename(tmp_path / 'aside')
+  assert main.main(again) == 1
+  assert f'{tmp_path}/gone' in capfd.readouterr().err
+
+
+def test_weights_are_given_as_arrays_by_parentheses(runs, tmp_path):
+  arrays = '--gin.INITIAL_PARAMS=@base/checkpoints.restore_params()'
+  assert next_stage(runs / 'plain', tmp_path / 'next', 'from_workdir', arrays) == 0
+  before, after = flat_params(runs / 'plain'), flat_params(tmp_path / 'next')
+  for name, value in before.items():
+    np.testing.assert_allclose(after[name], value, atol=0.05)
+  assert any(np.any(after[name] != value) for name, value in before.items())
 
 
 def test_an_export_of_the_second_stage_is_that_of_the_first(runs, tmp_path, capsys):

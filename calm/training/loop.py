@@ -47,7 +47,8 @@ def train(
     optimizer: a `calm.training.optimizers.Optimizer`.
     batches: an endless iterator of this process's rows, dicts of numpy arrays, with
       `get_state()` and `set_state(state)`; states are JSON and the same in all processes.
-    initial_params: parameters to begin with instead of fresh ones.
+    initial_params: parameters to begin with instead of fresh ones, or a function that reads them
+      and is called only where there is no checkpoint to go on from.
     validation_batches: an iterator like `batches`; its first `num_validation_batches` are scored
       every `steps_per_validation` steps and at the end, without dropout.
     seed: of fresh parameters, dropout and whatever else the objective draws.
@@ -89,7 +90,8 @@ def train(
   restored = checkpoints.restore(trainer.abstract_state)
   meter = Meter()
   if restored is None:
-    state, seconds_before = trainer.init(initial_params), 0.0
+    given = initial_params() if callable(initial_params) else initial_params
+    state, seconds_before = trainer.init(given), 0.0
   else:
     state, saved = restored
     batches.set_state(saved['data'])

@@ -93,12 +93,21 @@ def test_time_runs_over_all_parts_of_a_run(tmp_path, run, curve, stream, uninter
   assert curve(tmp_path) == uninterrupted
 
 
-def test_a_run_begins_with_the_parameters_it_is_given(tmp_path, run):
+@pytest.mark.parametrize('given', [lambda params: params, lambda params: lambda: params])
+def test_a_run_begins_with_the_parameters_it_is_given(tmp_path, run, given):
   begun, _ = run(tmp_path / 'begun', num_steps=1)
-  again, _ = run(tmp_path / 'again', num_steps=1, initial_params=jax.device_get(begun))
+  again, _ = run(tmp_path / 'again', num_steps=1, initial_params=given(jax.device_get(begun)))
   before, after = begun['wi']['kernel'], again['wi']['kernel']
   assert not np.array_equal(before, after)
   np.testing.assert_allclose(before, after, atol=0.011)  # One step of Adam at 0.01.
+
+
+def test_a_run_that_goes_on_reads_no_parameters_to_begin_with(tmp_path, run, curve, uninterrupted):
+  read = []
+  run(tmp_path, num_steps=3, initial_params=lambda: read.append('at the beginning'))
+  run(tmp_path, initial_params=lambda: read.append('going on'))
+  assert read == ['at the beginning']
+  assert curve(tmp_path)[-1] == uninterrupted[-1]
 
 
 @pytest.mark.parametrize(
