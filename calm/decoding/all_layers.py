@@ -45,7 +45,8 @@ def _step(decoder, rule, fill, token, column, active, own):
   for layer in range(decoder.num_layers):
     own[layer] = decoder.write(layer, states[-1], column, own[layer])
     states.append(decoder.attend(layer, states[-1], column, own[layer]))
-  exit_layer, confidence, logits = _decide(decoder, rule, column, states)
+  result = _decide(decoder, rule, column, states)
+  exit_layer = result.exit_layer
   exit_state = _pick(jnp.stack(states[1:]), exit_layer)
   for layer in range(1, decoder.num_layers):
     if fill == 'true_states':
@@ -58,36 +59,46 @@ def _step(decoder, rule, fill, token, column, active, own):
     old = caches.read(own[layer], column, 1)
     kept = jax.tree.map(lambda a, b, skipped=skipped: jnp.where(skipped, a, b), new, old)
     own[layer] = caches.write(own[layer], kept, column)
-  return StepResult(logits, exit_layer, confidence), tuple(own)
+  return result, tuple(own)
 
 
-def _decide(decoder, rule, column, states):
-  """Where each row stops: (exit_layer[B], confidence[B], logits[B, V]), from all its states."""
-  num_layers = decoder.num_layers
+def _decide(decoder, rule, column, states) -> StepResult:
+  """Where each row stops, from all its states."""
+  num_layers, vocab_size = decoder.num_layers, decoder.vocab_size
   heads = [decoder.head(state[:, 0]) for state in states[1:]] if 'logits' in rule.needs else None
   last = decoder.head(states[-1][:, 0]) if heads is None else heads[-1]
-  exits, confidences = [], []
+  exits, confidences, asked = [], [], []
   for layer in range(1, num_layers + 1):
     hidden = states[layer][:, 0]
-    stops, confidence = rule(
-      Evidence(
-        layer=layer,
-        num_layers=num_layers,
-        position=column - decoder.first_column,
-        hidden=hidden,
-        previous=states[layer - 1][:, 0],
-        logits=None if heads is None else heads[layer - 1],
-        exit_score=decoder.exit_score(hidden) if 'exit_score' in rule.needs else None,
-        full_token=likeliest(last) if 'full_token' in rule.needs else None,
-      )
+    seen = Evidence(
+      layer=layer,
+      num_layers=num_layers,
+      position=column - decoder.first_column,
+      hidden=hidden,
+      previous=states[layer - 1][:, 0],
+      logits=None if heads is None else heads[layer - 1],
+      exit_score=decoder.exit_score(hidden) if 'exit_score' in rule.needs else None,
+      full_token=likeliest(last) if 'full_token' in rule.needs else None,
     )
-    exits.append((stops & (layer >= rule.min_exit)) | (layer == num_layers))
+    stops, confidence = rule(seen)
+    asked.append(rule.admits(seen))
+    exits.append((stops & asked[-1]) | (layer == num_layers))
     confidences.append(confidence)
   exit_layer = jnp.stack(exits).argmax(0).astype(jnp.int32) + 1  # The first that is True.
   confidence = _pick(jnp.stack(confidences), exit_layer)
-  if heads is not None:
-    return exit_layer, confidence, _pick(jnp.stack(heads), exit_layer)
-  return exit_layer, confidence, decoder.head(_pick(jnp.stack(states[1:]), exit_layer)[:, 0])
+  if heads is None or 'full_token' in rule.needs:
+    # What an oracle foresees is no decoder's cost: the head counts once, as for all.
+    num_logits = jnp.full_like(exit_layer, vocab_size)
+  else:
+    # Once for each layer that was asked, and for the one that predicts, if it was not.
+    reached = jnp.arange(1, num_layers + 1)[:, None] <= exit_layer
+    unasked = ~_pick(jnp.stack(asked), exit_layer)
+    num_logits = vocab_size * ((jnp.stack(asked) & reached).sum(0) + unasked)
+  if heads is None:
+    logits = decoder.head(_pick(jnp.stack(states[1:]), exit_layer)[:, 0])
+  else:
+    logits = _pick(jnp.stack(heads), exit_layer)
+  return StepResult(logits, exit_layer, confidence, num_logits.astype(jnp.int32))
 
 
 def _pick(values, exit_layer):

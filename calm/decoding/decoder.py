@@ -198,4 +198,5 @@ def _with_prompts(generated, given, first_column):
     tokens=joined(given, generated.tokens),
     exit_layer=joined(nothing, generated.exit_layer),
     confidence=joined(nothing, generated.confidence),
+    num_logits=joined(nothing, generated.num_logits),
   )

@@ -102,9 +102,10 @@ def _step(decoder, rule, fill, token, column, active, cache):
   exit_layer = jnp.where(carry.undecided, decoder.num_layers, carry.exit_layer)
   state = carry.hidden if first is None else first
   states = jax.lax.dynamic_update_slice(cache.states, state, (0, column, 0))
-  found = carry.prediction
-  logits = decoder.head(carry.hidden[:, 0]) if found is None else found.logits
-  result = StepResult(logits, exit_layer, carry.confidence)
+  logits, num_logits = likely_words.predict(
+    decoder, carry.hidden[:, 0], carry.undecided, carry.prediction
+  )
+  result = StepResult(logits, exit_layer, carry.confidence, num_logits)
   return result, ExitCache(tuple(own), states, tuple(filled))
 
 
@@ -135,25 +136,28 @@ def _run_layer(decoder, rule, layer, column, position, states, first, operands):
 def _ask(decoder, rule, seen, carry):
   """Shows the rule what it needs to see, and enters which rows stop."""
   last = seen.layer == decoder.num_layers
+  if 'exit_score' in rule.needs:
+    seen = seen.replace(exit_score=decoder.exit_score(seen.hidden))
+  rows = carry.undecided & rule.admits(seen)
 
   def asked(carry):
-    evidence, prediction = likely_words.look(decoder, rule.needs, seen, carry.prediction)
+    evidence, prediction = likely_words.look(decoder, rule.needs, seen, rows, carry.prediction)
     stops, confidence = rule(evidence)
-    newly = carry.undecided & stops
-    recorded = carry.undecided & (stops | last)
+    # Whose logits are all known after the last layer needs no other prediction.
+    newly = rows & (stops | (last and isinstance(prediction, likely_words.Logits)))
+    measured = newly | (last & (carry.undecided if prediction is None else rows))
     return Undecided(
       hidden=carry.hidden,
       undecided=carry.undecided & ~newly,
       exit_layer=jnp.where(newly, seen.layer, carry.exit_layer),
-      confidence=jnp.where(recorded, confidence, carry.confidence),
-      prediction=likely_words.keep(carry.prediction, prediction, recorded),
+      confidence=jnp.where(measured, confidence, carry.confidence),
+      prediction=likely_words.keep(carry.prediction, prediction, newly),
     )
 
-  if last or carry.prediction is None:
+  if carry.prediction is None:
     return asked(carry)
-  # Logits are dear: none are made where the rule may not stop yet.
-  may_stop = jnp.asarray(seen.layer >= rule.min_exit).astype(jnp.int32)
-  return jax.lax.switch(may_stop, [lambda carry: carry, asked], carry)
+  # Logits are dear: none are made where no row may stop.
+  return jax.lax.switch(rows.any().astype(jnp.int32), [lambda carry: carry, asked], carry)
 
 
 def fill_missing(decoder: DecoderLayers, layer, states, own, filled, column):

@@ -1,10 +1,11 @@
 """Logits on the way up: the whole vocabulary's, or only those of the words that are likely.
 
-A measure over `logits` pays for the whole head at every layer. A measure over `likely_logits` pays
-for it once per token, at the first layer that is asked. There the vocabulary, cut into blocks of
-neighbouring words, is searched for the blocks that hold the largest logits; the NUM_BLOCKS best of
-them surely hold the NUM_BLOCKS likeliest words, and many others. From then on only those words are
-looked at, and the token is chosen among them.
+A measure over `logits` pays for the whole head at every layer where it is asked. A measure over
+`likely_logits` pays for it once per token, at the first such layer. There the vocabulary, cut into
+blocks of neighbouring words, is searched for the blocks that hold the largest logits; the
+NUM_BLOCKS best of them surely hold the NUM_BLOCKS likeliest words, and many others. From then on
+only those words are looked at, and the token is chosen among them. Where not even the last layer
+was sure of one of them, the whole head is asked once more: such a token is the last layer's own.
 """
 
 from typing import Any
@@ -26,15 +27,22 @@ class Logits:
   """Over the whole vocabulary, where a row stopped."""
 
   logits: jax.Array  # float32[B, V]
+  num_logits: jax.Array  # int32[B], made so far for the row
 
 
 @flax.struct.dataclass
 class Likely:
-  """Over likely words; before the first layer that is asked, nothing."""
+  """Over likely words; before a row is first asked, nothing."""
 
   blocks: jax.Array  # int32[B, M]; -1 before they are known
   block_logits: jax.Array  # float32[B, M, BLOCK], where a row stopped
+  num_logits: jax.Array  # int32[B], made so far for the row
   vocab_size: int = flax.struct.field(pytree_node=False)
+
+  @property
+  def num_words(self):
+    """K, words that are likely, no more than there are."""
+    return min(self.blocks.shape[1] * BLOCK, self.vocab_size)
 
   @property
   def logits(self):
@@ -48,33 +56,40 @@ class Likely:
 
 def nothing(decoder, needs, batch_size) -> Any:
   """What a step begins with: empty Logits or Likely, or None if `needs` names neither."""
+  none = jnp.zeros(batch_size, jnp.int32)
   if 'logits' in needs:
-    return Logits(jnp.zeros((batch_size, decoder.vocab_size), jnp.float32))
+    return Logits(jnp.zeros((batch_size, decoder.vocab_size), jnp.float32), none)
   if 'likely_logits' in needs:
     num_blocks = min(NUM_BLOCKS, -(-decoder.vocab_size // BLOCK))
     return Likely(
       blocks=jnp.full((batch_size, num_blocks), -1, jnp.int32),
       block_logits=jnp.zeros((batch_size, num_blocks, BLOCK), jnp.float32),
+      num_logits=none,
       vocab_size=decoder.vocab_size,
     )
   return None
 
 
-def look(decoder, needs, seen, prediction):
-  """Evidence with what `needs` names, and this layer's Logits or Likely (None if neither)."""
-  if 'exit_score' in needs:
-    seen = seen.replace(exit_score=decoder.exit_score(seen.hidden))
+def look(decoder, needs, seen, rows, prediction):
+  """Evidence with the logits that `needs` names, and this layer's Logits or Likely (else None).
+
+  They are those of rows[B]; other rows' are not to be read.
+  """
   if 'logits' in needs:
-    prediction = Logits(decoder.head(seen.hidden))
+    made = prediction.num_logits + jnp.where(rows, decoder.vocab_size, 0)
+    prediction = Logits(decoder.head(seen.hidden), made)
     return seen.replace(logits=prediction.logits), prediction
   if 'likely_logits' in needs:
+    new = rows & (prediction.blocks[:, 0] < 0)
     prediction = jax.lax.cond(
-      prediction.blocks[0, 0] >= 0,
+      new.any(),
+      lambda: _choose(decoder.head(seen.hidden), new, prediction),
       lambda: prediction.replace(block_logits=_of_blocks(decoder, seen.hidden, prediction)),
-      lambda: _first(decoder.head(seen.hidden), prediction),
     )
-    rows = prediction.block_logits.reshape(len(prediction.blocks), -1)
-    return seen.replace(likely_logits=rows), prediction
+    made = jnp.where(new, decoder.vocab_size, jnp.where(rows, prediction.num_words, 0))
+    prediction = prediction.replace(num_logits=prediction.num_logits + made)
+    logits = prediction.block_logits.reshape(len(rows), -1)
+    return seen.replace(likely_logits=logits), prediction
   return seen, None
 
 
@@ -83,15 +98,33 @@ def keep(before, now, newly):
   if now is None:
     return None
   if isinstance(now, Logits):
-    return Logits(jnp.where(newly[:, None], now.logits, before.logits))
+    return Logits(jnp.where(newly[:, None], now.logits, before.logits), now.num_logits)
   kept = jnp.where(newly[:, None, None], now.block_logits, before.block_logits)
   return now.replace(block_logits=kept)
 
 
-def _first(logits, prediction):
-  """Finds the blocks of the largest of logits[B, V]."""
+def predict(decoder, hidden, undecided, prediction):
+  """Logits float32[B, V] for the next token, and int32[B], how many were made for it in all.
+
+  For rows that are still undecided[B], and all if nothing was predicted on the way, they are the
+  head's of hidden[B, D].
+  """
+  if prediction is None:
+    logits = decoder.head(hidden)
+    return logits, jnp.full(len(hidden), decoder.vocab_size, jnp.int32)
+  logits = prediction.logits
+  logits = jax.lax.switch(
+    undecided.any().astype(jnp.int32),
+    [lambda: logits, lambda: jnp.where(undecided[:, None], decoder.head(hidden), logits)],
+  )
+  return logits, prediction.num_logits + jnp.where(undecided, decoder.vocab_size, 0)
+
+
+def _choose(logits, new, prediction):
+  """Logits of each row's blocks; for the rows new[B] those of the largest of logits[B, V]."""
   blocked = _blocked(logits)
-  blocks = best_of(blocked.max(-1), prediction.blocks.shape[1])
+  best = best_of(blocked.max(-1), prediction.blocks.shape[1])
+  blocks = jnp.where(new[:, None], best, prediction.blocks)
   chosen = jnp.take_along_axis(blocked, blocks[:, :, None], axis=1)
   return prediction.replace(blocks=blocks, block_logits=chosen)
 

@@ -16,13 +16,15 @@ import jax.numpy as jnp
 class Decoded:
   """What was generated. A row's own prompt comes first in `tokens`, EOS stays, 0 follows.
 
-  Given tokens have exit layer 0 and confidence 0 and count for nothing in the log-probabilities;
-  so has what follows EOS. A row without any input token is padding and stays empty.
+  Given tokens have exit layer, confidence and number of logits 0 and count for nothing in the
+  log-probabilities; so has what follows EOS. A row without any input token is padding and stays
+  empty.
   """
 
   tokens: jax.Array  # int32[B, T]
   exit_layer: jax.Array  # int32[B, T], layers run for each token, from 1
   confidence: jax.Array  # float32[B, T] where the token stopped; 1 if nothing was measured
+  num_logits: jax.Array  # int32[B, T], computed for each token, at all layers together
   log_prob: jax.Array  # float32[B], nats, the model's own (softmax at temperature 1)
   sampling_log_prob: jax.Array  # float32[B], nats, under the distribution drawn from
 
@@ -102,6 +104,7 @@ def _nothing(batch_size, length):
     tokens=jnp.zeros((batch_size, length), jnp.int32),
     exit_layer=jnp.zeros((batch_size, length), jnp.int32),
     confidence=jnp.zeros((batch_size, length), jnp.float32),
+    num_logits=jnp.zeros((batch_size, length), jnp.int32),
     log_prob=jnp.zeros(batch_size, jnp.float32),
     sampling_log_prob=jnp.zeros(batch_size, jnp.float32),
   )
@@ -117,6 +120,7 @@ def _record(decoded, step, done, token, result, choice):
     tokens=column(decoded.tokens, token),
     exit_layer=column(decoded.exit_layer, result.exit_layer),
     confidence=column(decoded.confidence, result.confidence),
+    num_logits=column(decoded.num_logits, result.num_logits),
     log_prob=decoded.log_prob + jnp.where(done, 0, choice.log_prob),
     sampling_log_prob=decoded.sampling_log_prob + jnp.where(done, 0, choice.sampling_log_prob),
   )

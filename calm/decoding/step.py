@@ -25,6 +25,7 @@ class StepResult:
   logits: jax.Array  # float32[B, V] for the next token
   exit_layer: jax.Array  # int32[B], layers run, from 1
   confidence: jax.Array  # float32[B] in [0, 1], measured where the row stopped
+  num_logits: jax.Array  # int32[B], computed for the row, at all layers together
 
 
 class StepFn(Protocol):
@@ -196,6 +197,7 @@ def full_depth(decoder, own, column):
       logits=decoder.head(hidden[:, 0]),
       exit_layer=jnp.full(batch_size, decoder.num_layers, jnp.int32),
       confidence=jnp.ones(batch_size, jnp.float32),
+      num_logits=jnp.full(batch_size, decoder.vocab_size, jnp.int32),
     )
     return result, tuple(written)
 

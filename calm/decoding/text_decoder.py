@@ -23,6 +23,7 @@ RESULTS = (
   'sampling_log_prob',
   'tokens',
   'exit_layers',
+  'num_logits',
 )
 _SHORTEST = 32
 
@@ -42,7 +43,7 @@ class TextDecoder:
   batch_size: int = 32
   truncate: bool = False  # Cut longer inputs instead of raising an error.
   seed: int = 0  # Of draws; an input's depend on it and the input's index.
-  per_token: bool = False  # Say of each token, too, after which layer it stopped.
+  per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
 
   def __post_init__(self):
     for field in ('inputs_length', 'batch_size'):
@@ -73,7 +74,7 @@ class TextDecoder:
       'batch_size': self.batch_size,
       'truncate': self.truncate,
       'seed': self.seed,
-      'per_token': self.per_token,
+      'results': RESULTS if self.per_token else [],
     }
 
   def tokenize(self, text: str, where: str = 'the text') -> np.ndarray:
@@ -124,6 +125,7 @@ class TextDecoder:
     if self.per_token:
       result['tokens'] = decoded.tokens[row, :num_tokens].tolist()
       result['exit_layers'] = exit_layer[:num_tokens].tolist()
+      result['num_logits'] = decoded.num_logits[row, :num_tokens].tolist()
     if self.decoder.draws:
       result['sampling_log_prob'] = _number(decoded.sampling_log_prob[row])
     return result

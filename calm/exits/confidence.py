@@ -12,6 +12,7 @@ The names of its parameters say what it looks at, any of
 and nothing that it does not name is computed. A measure of your own is a function like these.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 
@@ -28,6 +29,8 @@ def needs(measure: Measure) -> tuple[str, ...]:
   Raises:
     ValueError: a name that is none of EVIDENCE.
   """
+  if isinstance(measure, Gated):
+    return tuple(dict.fromkeys((*needs(measure.gate), *needs(measure.measure))))
   parameters = inspect.signature(measure).parameters.values()
   names = tuple(p.name for p in parameters if p.default is inspect.Parameter.empty)
   unknown = [name for name in names if name not in EVIDENCE]
@@ -98,3 +101,43 @@ def classifier(exit_score):
   CALM's early exit classifier, section 3.5; `calm.training.exit_classifier` trains it.
   """
   return jax.nn.sigmoid(exit_score.astype(jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated:
+  """A measure over logits that is looked at only where a cheap one opens the gate; 0 elsewhere.
+
+  The paper asks its softmax response after every layer, and pays for the vocabulary each time. Here
+  a row stops only where `gate`, of states or the exit classifier, reaches `opens_at`, and where it
+  does not, no logits are made. Of `likely_margin` it also says when the likely words are chosen:
+  not by the first layer, but by the first that has settled to that degree.
+
+  Raises:
+    ValueError: the gate itself looks at logits.
+  """
+
+  measure: Measure = likely_margin
+  gate: Measure = state_saturation
+  opens_at: float = 0.9
+
+  def __post_init__(self):
+    costly = [name for name in needs(self.gate) if name in ('logits', 'likely_logits')]
+    if costly:
+      raise ValueError(
+        f'Gated: {self.gate.__name__} asks for {costly[0]}, which the gate is to save: give a gate '
+        'that looks at states or the exit classifier.'
+      )
+
+  @property
+  def __name__(self):
+    """What it is called in tables and paths."""
+    return f'gated_{self.measure.__name__}'
+
+  def opens(self, **evidence):
+    """Where the measure is to be looked at, bool[...]; `evidence` is what the gate needs."""
+    return self.gate(**evidence) >= self.opens_at
+
+  def __call__(self, **evidence):
+    """The measure, from all of `needs`."""
+    cheap, dear = ({k: evidence[k] for k in needs(each)} for each in (self.gate, self.measure))
+    return jnp.where(self.opens(**cheap), self.measure(**dear), 0.0)

@@ -36,9 +36,11 @@ class ExitRule(Protocol):
   def needs(self) -> tuple[str, ...]:
     """Names of Evidence fields: 'logits', 'likely_logits', 'exit_score' or 'full_token'."""
 
-  @property
-  def min_exit(self) -> jax.typing.ArrayLike:
-    """The first layer, from 1, after which the rule may stop; it is not asked before."""
+  def admits(self, evidence: Evidence) -> jax.Array:
+    """Which rows may stop after this layer at all, bool[B], judged without logits.
+
+    For others no logits are made, and they do not stop, whatever is said of them.
+    """
 
   def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """Returns (stops bool[B], confidence float32[B] in [0, 1]).
@@ -51,16 +53,23 @@ def _sure(evidence):
   return jnp.ones_like(evidence.position, jnp.float32)
 
 
+def _all_rows(evidence, value):
+  return jnp.broadcast_to(jnp.asarray(value, bool), evidence.position.shape)
+
+
 @flax.struct.dataclass
 class NeverExit:
   """The full model: every layer runs. Not a threshold of 1, which a confidence may reach."""
 
   needs = ()
-  min_exit = 1
+
+  def admits(self, evidence):
+    """No row."""
+    return _all_rows(evidence, False)
 
   def __call__(self, evidence):
     """No row stops."""
-    return jnp.zeros_like(evidence.position, bool), _sure(evidence)
+    return self.admits(evidence), _sure(evidence)
 
 
 @flax.struct.dataclass
@@ -70,15 +79,13 @@ class FixedLayer:
   layer: jax.typing.ArrayLike
   needs = ()
 
-  @property
-  def min_exit(self):
-    """The layer itself."""
-    return self.layer
+  def admits(self, evidence):
+    """All rows, from that layer on."""
+    return _all_rows(evidence, evidence.layer >= self.layer)
 
   def __call__(self, evidence):
     """All rows stop from that layer on."""
-    stops = jnp.broadcast_to(evidence.layer >= self.layer, evidence.position.shape)
-    return stops, _sure(evidence)
+    return self.admits(evidence), _sure(evidence)
 
 
 @flax.struct.dataclass
@@ -86,7 +93,8 @@ class Confident:
   """A row stops where its confidence reaches the threshold: CALM, Eq. 4.
 
   `measure` is a function as `calm.exits.confidence` has them, or one of your own; `threshold` a
-  number or one of `calm.exits.thresholds`. No row stops before layer `min_exit`.
+  number or one of `calm.exits.thresholds`. No row stops before layer `min_exit`, nor where the gate
+  of a `confidence.Gated` is closed.
 
   A measure that compares with the `previous` state has nothing to compare after layer 1: there its
   confidence is 0, so that only a threshold of 0 stops (section 3.5).
@@ -103,15 +111,33 @@ class Confident:
       name for name in confidence.needs(self.measure) if name not in ('hidden', 'previous')
     )
 
+  def admits(self, evidence):
+    """From layer `min_exit` on, rows whose gate is open, if there is one."""
+    late_enough = _all_rows(evidence, evidence.layer >= self.min_exit)
+    if not isinstance(self.measure, confidence.Gated):
+      return late_enough
+    names = confidence.needs(self.measure.gate)
+    if _nothing_to_compare(names, evidence):
+      return _all_rows(evidence, False)
+    return late_enough & self.measure.opens(**_named(names, evidence))
+
   def __call__(self, evidence):
     """Compares measure and threshold, row by row."""
     names = confidence.needs(self.measure)
-    if 'previous' in names and evidence.layer == 1:
+    if _nothing_to_compare(names, evidence):
       value = jnp.zeros_like(evidence.position, jnp.float32)
     else:
-      value = self.measure(**{name: getattr(evidence, name) for name in names})
+      value = self.measure(**_named(names, evidence))
     needed = thresholds.as_threshold(self.threshold)(evidence.position, evidence.layer)
-    return (value >= needed) & (evidence.layer >= self.min_exit), value
+    return (value >= needed) & self.admits(evidence), value
+
+
+def _named(names, evidence):
+  return {name: getattr(evidence, name) for name in names}
+
+
+def _nothing_to_compare(names, evidence):
+  return 'previous' in names and evidence.layer == 1
 
 
 @flax.struct.dataclass
@@ -122,7 +148,10 @@ class Oracle:
   """
 
   needs = ('logits', 'full_token')
-  min_exit = 1
+
+  def admits(self, evidence):
+    """All rows, after every layer."""
+    return _all_rows(evidence, True)
 
   def __call__(self, evidence):
     """Compares the layer's prediction with the last one's."""

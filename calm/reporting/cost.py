@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from calm.decoding import likely_words
 from calm.exits import confidence
 from calm.exits.rules import ExitRule
 
@@ -40,68 +39,52 @@ class DecoderCost:
     branches = len(cfg.mlp_activations)
     return 2 * query_and_out + over_keys + 2 * (branches + 1) * cfg.emb_dim * cfg.mlp_dim
 
-  def head(self, num_words: int | None = None) -> int:
-    """The output projection, of the whole vocabulary or of some words."""
-    return 2 * self.config.emb_dim * (self.config.vocab_size if num_words is None else num_words)
+  def head(self, num_logits=None):
+    """The output projection, for the whole vocabulary or so many logits (a number or an array)."""
+    return 2 * self.config.emb_dim * (self.config.vocab_size if num_logits is None else num_logits)
 
   def steps(
     self,
     exit_layers: Sequence[int] | np.ndarray,
     source_length: int,
     rule: ExitRule,
-    *,
-    with_head: bool = True,
+    num_logits: Sequence[int] | np.ndarray | None = None,
   ) -> np.ndarray:
     """FLOPs float64[T] of the tokens of a sequence, but for what skipped layers are filled with.
 
     Args:
       exit_layers: layers run for each token, int[T], from 1.
       source_length: tokens of the input.
-      rule: by which they stopped; says what was looked at on the way.
-      with_head: count the head, which every token needs at least once.
+      rule: by which they stopped; says what it looked at on the way, logits aside.
+      num_logits: int[T], the logits made for each token; 0 to leave the head out; by default
+        those of the vocabulary, once.
     """
     layers = np.asarray(exit_layers, np.int64)
     positions = np.arange(len(layers))
     run = layers * (self.keys_values + self.attend(positions, source_length))
-    looked = self._looking(rule, layers)
-    return (run + looked + (self._heads(rule, layers) if with_head else 0)).astype(np.float64)
+    head = self.head(None if num_logits is None else np.asarray(num_logits, np.int64))
+    return (run + layers * self._looking(rule) + head).astype(np.float64)
 
   def sequence(
     self,
     exit_layers: Sequence[int] | np.ndarray,
     source_length: int,
     rule: ExitRule,
-    *,
-    with_head: bool = True,
+    num_logits: Sequence[int] | np.ndarray | None = None,
   ) -> float:
     """FLOPs of a whole sequence; `steps`, and the keys and values of skipped layers."""
-    steps = self.steps(exit_layers, source_length, rule, with_head=with_head).sum()
+    steps = self.steps(exit_layers, source_length, rule, num_logits).sum()
     return float(steps + num_filled(exit_layers) * self.keys_values)
 
   @property
   def _joined(self):
     return self.config.num_heads * self.config.head_dim
 
-  def _heads(self, rule, layers):
-    """FLOPs [T] of the head, each time it is looked at."""
-    asked = _times_asked(rule, layers)
-    # An oracle's foresight is no decoder's cost: what it predicts is counted once, as for all.
-    if 'full_token' in rule.needs:
-      return np.full_like(layers, self.head())
-    if 'logits' in rule.needs:
-      return asked * self.head()
-    if 'likely_logits' in rule.needs:
-      likely = min(self.config.vocab_size, likely_words.NUM_BLOCKS * likely_words.BLOCK)
-      return self.head() + (asked - 1) * self.head(likely)
-    return np.full_like(layers, self.head())
-
-  def _looking(self, rule, layers):
-    """FLOPs [T] of what a measure asks for beside the head: a linear classifier, a cosine."""
+  def _looking(self, rule):
+    """FLOPs at a layer of what a measure asks for beside logits: a linear classifier, a cosine."""
     measure = getattr(rule, 'measure', None)
     names = () if measure is None else confidence.needs(measure)
-    each = 2 * self.config.emb_dim * ('exit_score' in names)
-    each += 3 * 2 * self.config.emb_dim * ('previous' in names)
-    return each * _times_asked(rule, layers)
+    return self.config.emb_dim * (2 * ('exit_score' in names) + 3 * 2 * ('previous' in names))
 
 
 def num_filled(exit_layers: Sequence[int] | np.ndarray) -> int:
@@ -115,8 +98,3 @@ def num_filled(exit_layers: Sequence[int] | np.ndarray) -> int:
   deepest = np.maximum.accumulate(layers[::-1])[::-1]
   later = np.append(deepest[1:], 0)
   return int(np.maximum(0, later - layers).sum())
-
-
-def _times_asked(rule, layers):
-  """How often [T] the rule was shown a layer."""
-  return np.maximum(1, layers - int(getattr(rule, 'min_exit', 1)) + 1)

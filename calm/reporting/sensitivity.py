@@ -30,12 +30,14 @@ class FirstLayerAt:
 
   position: jax.typing.ArrayLike
   needs = ()
-  min_exit = 1
+
+  def admits(self, evidence):
+    """Rows at the position, after layer 1."""
+    return (evidence.position == self.position) & (evidence.layer == 1)
 
   def __call__(self, evidence):
-    """Rows at the position stop after layer 1."""
-    at = evidence.position == self.position
-    return at & (evidence.layer == 1), jnp.ones_like(evidence.position, jnp.float32)
+    """These rows stop."""
+    return self.admits(evidence), jnp.ones_like(evidence.position, jnp.float32)
 
 
 @flax.struct.dataclass

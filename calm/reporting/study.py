@@ -57,7 +57,7 @@ class Study:
   inputs_length: int
   measures: Sequence[confidence.Measure] = (
     confidence.softmax_margin,
-    confidence.likely_margin,
+    confidence.Gated(),
     confidence.state_saturation,
     confidence.classifier,
   )
@@ -163,7 +163,12 @@ class Study:
     cost = DecoderCost(self.config)
     return np.array(
       [
-        cost.sequence(row['exit_layers'], len(example.inputs), rule, with_head=with_head)
+        cost.sequence(
+          row['exit_layers'],
+          len(example.inputs),
+          rule,
+          row['num_logits'] if with_head else np.zeros(row['num_tokens'], int),
+        )
         / max(1, row['num_tokens'])
         for row, example in zip(results.rows, self.stored.examples, strict=True)
       ]

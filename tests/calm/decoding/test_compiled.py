@@ -28,6 +28,7 @@ RULES = {
   'classifier': rules.Confident(confidence.classifier, thresholds.Decaying(0.9, 4.0, LENGTH)),
   'softmax': rules.Confident(confidence.softmax_margin, 0.9),
   'likely': rules.Confident(confidence.likely_margin, 0.9),
+  'gated': rules.Confident(confidence.Gated(), 0.9),
 }
 decode = jax.jit(
   functools.partial(decoder.decode, t5.T5(CONFIG), max_decode_steps=LENGTH),

@@ -20,6 +20,8 @@ one_kind = pytest.mark.parametrize('tiny', ['t5_1_1'], indirect=True)
 MEASURES = {
   'softmax_margin': (confidence.softmax_margin, 0.5),
   'likely_margin': (confidence.likely_margin, 0.5),
+  'gated_softmax_margin': (confidence.Gated(confidence.softmax_margin, opens_at=0.6), 0.3),
+  'gated_likely_margin': (confidence.Gated(confidence.likely_margin, opens_at=0.6), 0.3),
   'largest_probability': (confidence.largest_probability, 0.7),
   'certainty': (confidence.certainty, 0.8),
   'state_saturation': (confidence.state_saturation, 0.6),
@@ -51,6 +53,7 @@ def assert_equal(found, expected):
   """Tokens and exit layers are equal, numbers nearly."""
   np.testing.assert_array_equal(found.tokens, expected.tokens)
   np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
+  np.testing.assert_array_equal(found.num_logits, expected.num_logits)
   np.testing.assert_allclose(found.confidence, expected.confidence, rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(found.log_prob, expected.log_prob, rtol=1e-4, atol=1e-4)
 
@@ -77,7 +80,9 @@ def test_a_row_is_the_same_alone_and_in_any_batch(exiting, name, batch_size):
 
 
 @one_kind
-@pytest.mark.parametrize('name', ['softmax_margin', 'state_saturation', 'classifier'])
+@pytest.mark.parametrize(
+  'name', ['softmax_margin', 'gated_softmax_margin', 'state_saturation', 'classifier']
+)
 @pytest.mark.parametrize('fill', early_exit.FILLS)
 def test_running_only_what_is_needed_equals_running_all_layers(exiting, name, fill, monkeypatch):
   rule = Confident(*MEASURES[name])
@@ -92,9 +97,10 @@ def test_running_only_what_is_needed_equals_running_all_layers(exiting, name, fi
 
 def test_never_exit_is_the_full_model(tiny):
   full = decode(tiny, NeverExit())
-  late = decode(tiny, Confident(confidence.softmax_margin, 2.0))
-  np.testing.assert_array_equal(late.tokens, full.tokens)
-  np.testing.assert_array_equal(late.exit_layer, full.exit_layer)
+  for name in ('softmax_margin', 'likely_margin', 'gated_likely_margin', 'state_saturation'):
+    late = decode(tiny, Confident(MEASURES[name][0], 2.0))
+    np.testing.assert_array_equal(late.tokens, full.tokens)
+    np.testing.assert_array_equal(late.exit_layer, full.exit_layer)
 
 
 @pytest.mark.parametrize('layer', [1, 2, 3])
@@ -118,7 +124,7 @@ def test_lowering_the_threshold_never_makes_the_first_exit_later(exiting, name):
   values = np.linspace(1, 0, 7)
   first = np.stack([decode(exiting, Confident(measure, v)).exit_layer[:, 0] for v in values])
   assert (np.diff(first, axis=0) <= 0).all()
-  assert (first[-1] == 1).all()
+  assert (first[-1] == 1).all() != isinstance(measure, confidence.Gated)
   assert len(np.unique(first)) > 1
 
 

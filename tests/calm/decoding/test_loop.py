@@ -24,6 +24,7 @@ def table_step(tokens, exit_layers=None, seen=None):
       logits=2 * jax.nn.one_hot(tokens[:, at], VOCAB),
       exit_layer=exit_layers[:, at],
       confidence=exit_layers[:, at] / 10,
+      num_logits=VOCAB * exit_layers[:, at],
     )
     return result, cache + 1
 
@@ -48,6 +49,7 @@ def test_rows_stop_at_their_own_eos_and_record_exits():
   np.testing.assert_array_equal(out.tokens, [[3, 1, 0, 0, 0], [5, 6, 1, 0, 0]])
   np.testing.assert_array_equal(out.exit_layer, [[2, 3, 0, 0, 0], [4, 5, 6, 0, 0]])
   np.testing.assert_allclose(out.confidence, [[0.2, 0.3, 0, 0, 0], [0.4, 0.5, 0.6, 0, 0]])
+  np.testing.assert_array_equal(out.num_logits, [[14, 21, 0, 0, 0], [28, 35, 42, 0, 0]])
 
 
 def test_max_decode_steps_ends_rows_that_never_say_eos():

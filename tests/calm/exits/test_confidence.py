@@ -85,3 +85,18 @@ def test_a_measure_names_what_it_looks_at():
   assert confidence.needs(lambda logits, exit_score, scale=2: 0) == ('logits', 'exit_score')
   with pytest.raises(ValueError, match='asks for logit: a measure names'):
     confidence.needs(lambda logit: 0)
+
+
+def test_a_gated_measure_needs_what_its_gate_does_and_is_0_where_that_is_closed():
+  gated = confidence.Gated(confidence.softmax_margin, confidence.classifier, opens_at=0.5)
+  assert confidence.needs(gated) == ('exit_score', 'logits')
+  assert gated.__name__ == 'gated_softmax_margin'
+  scores = jnp.array([-0.1, 0.0, 3.0, -3.0, 1.0])
+  assert gated.opens(exit_score=scores).tolist() == [False, True, True, False, True]
+  expected = np.where(scores >= 0, confidence.softmax_margin(ROWS), 0)
+  np.testing.assert_allclose(gated(exit_score=scores, logits=ROWS), expected)
+
+
+def test_a_gate_that_looks_at_logits_saves_nothing_and_is_refused():
+  with pytest.raises(ValueError, match='certainty asks for logits'):
+    confidence.Gated(confidence.softmax_margin, confidence.certainty)

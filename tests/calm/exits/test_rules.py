@@ -57,6 +57,30 @@ def test_no_row_stops_before_min_exit():
   assert rule(evidence(3))[0].all()
 
 
+def test_what_a_rule_does_not_admit_it_does_not_stop():
+  state = rules.Confident(confidence.state_saturation, 0.0, min_exit=3)
+  assert state.admits(evidence(2)).tolist() == [False] * 3
+  assert state.admits(evidence(3)).tolist() == [True] * 3
+  assert rules.FixedLayer(2).admits(evidence(2)).all()
+  assert not rules.FixedLayer(2).admits(evidence(1)).any()
+  assert rules.Oracle().admits(evidence(1)).all()
+  assert not rules.NeverExit().admits(evidence(4)).any()
+
+
+def test_only_rows_whose_gate_is_open_may_stop():
+  # Cosines of the rows' states: 1, 0.71, 0.
+  gated = confidence.Gated(confidence.softmax_margin, opens_at=0.7)
+  rule = rules.Confident(gated, 0.0)
+  assert rule.needs == ('logits',)
+  assert rule.admits(evidence(2)).tolist() == [True, True, False]
+  stops, sure = rule(evidence(2, logits=LOGITS))
+  assert stops.tolist() == [True, True, False]
+  np.testing.assert_allclose(sure, [0.7, 0.05, 0], atol=1e-6)
+  # Nor does any after layer 1, whose state has none to be compared with.
+  assert not rule.admits(evidence(1)).any()
+  assert not rule(evidence(1, logits=LOGITS))[0].any()
+
+
 def test_saturation_is_0_after_layer_1_where_there_is_nothing_to_compare():
   rule = rules.Confident(confidence.state_saturation, 0.01)
   stops, sure = rule(evidence(1))

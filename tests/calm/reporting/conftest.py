@@ -67,15 +67,17 @@ def made_up(make_task, tmp_path, monkeypatch):
 
   def decode(self, path, text_decoder):
     del text_decoder
-    text, exit_layers = OUTPUTS[
-      path.relative_to(tmp_path / 'calibration/validation').with_suffix('').as_posix()
-    ]
+    name = path.relative_to(tmp_path / 'calibration/validation').with_suffix('').as_posix()
+    text, exit_layers = OUTPUTS[name]
+    # The margin asks for the whole head after every layer.
+    heads = exit_layers if name.startswith('softmax_margin') else [1, 1]
     row = {
       'prediction': text,
       'num_tokens': 2,
       'layers_per_token': sum(exit_layers) / 2,
       'tokens': [100, 1],
       'exit_layers': exit_layers,
+      'num_logits': [CONFIG.vocab_size * times for times in heads],
     }
     return Results([row] * len(self.examples), 0, 0.0)
 

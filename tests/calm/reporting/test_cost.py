@@ -80,7 +80,10 @@ def test_tokens_pay_for_their_layers_keys_and_head():
   # A source of 4: at position 0 five keys, at position 1 six.
   first, second = 24 + 48 + 12 * 5 + 60, 24 + 48 + 12 * 6 + 60
   np.testing.assert_array_equal(cost.steps([3, 1], 4, NEVER), [3 * first + 28, second + 28])
-  np.testing.assert_array_equal(cost.steps([3, 1], 4, NEVER, with_head=False), [3 * first, second])
+  np.testing.assert_array_equal(cost.steps([3, 1], 4, NEVER, [0, 0]), [3 * first, second])
+  # 21 and 9 logits, each two multiplications and additions.
+  expected = [3 * first + 21 * 4, second + 9 * 4]
+  np.testing.assert_array_equal(cost.steps([3, 1], 4, NEVER, [21, 9]), expected)
 
 
 @pytest.mark.parametrize(
@@ -103,24 +106,13 @@ def test_filling_costs_keys_and_values():
     (rules.NeverExit(), 0),
     (rules.FixedLayer(3), 0),
     (rules.Oracle(), 0),
-    (rules.Confident(confidence.softmax_margin, 0.5), 2 * 28),
-    (rules.Confident(confidence.softmax_margin, 0.5, min_exit=2), 28),
-    # All 7 words are likely: no fewer can be looked at.
-    (rules.Confident(confidence.likely_margin, 0.5), 2 * 28),
+    (rules.Confident(confidence.softmax_margin, 0.5), 0),
     # A cosine of two states, 3 products of D, and a classifier, one, at each layer.
     (rules.Confident(confidence.state_saturation, 0.5), 3 * 3 * 2 * 2),
     (rules.Confident(confidence.classifier, 0.5), 3 * 2 * 2),
+    (rules.Confident(confidence.Gated(), 0.5), 3 * 3 * 2 * 2),
   ],
 )
-def test_rules_pay_for_what_they_look_at(rule, extra):
+def test_rules_pay_for_what_they_look_at_beside_logits(rule, extra):
   cost = DecoderCost(TINY)
   assert cost.steps([3], 4, rule) - cost.steps([3], 4, NEVER) == extra
-
-
-def test_likely_words_cost_less_than_the_vocabulary():
-  config = dataclasses.replace(TINY, vocab_size=1000)
-  cost = DecoderCost(config)
-  likely = rules.Confident(confidence.likely_margin, 0.5)
-  # Once all 1000 words, then 8 blocks of 64.
-  extra = cost.steps([3], 4, likely) - cost.steps([3], 4, NEVER)
-  assert extra == 2 * 2 * 2 * 8 * 64
