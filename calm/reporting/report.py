@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calm.calibration import testing
-from calm.reporting import curves, efficiency, examples, figures, page, sensitivity
+from calm.reporting import agreement, curves, efficiency, examples, figures, page, sensitivity
 from calm.reporting.study import Study
 
 PAGE = 'report.html'
@@ -53,6 +53,8 @@ def report(
   tradeoff = curves.tradeoff(study)
   say('efficiency by tolerance')
   table = efficiency.read(study, protocol) or efficiency.trials(study, protocol)
+  say('likely words')
+  compared = _agreement(study, folder, table)
   say('decaying thresholds')
   decaying = _decay(study, show, taus)
   say('wrong tokens')
@@ -62,6 +64,7 @@ def report(
   sections = [
     _tradeoff(show, tradeoff, quality),
     _efficiency(study, show, table, protocol),
+    *compared,
     decaying,
     wrong,
     _examples(study, table),
@@ -145,6 +148,25 @@ def _efficiency(study: Study, show: Writer, rows, protocol: efficiency.Protocol)
       folded=False,
     ),
   )
+
+
+def _agreement(study: Study, folder: Path, table) -> list[str]:
+  """A section if some measure looks at likely words, else none; writes agreement.csv."""
+  thresholds = {name: _thresholds(study, table, name)[0] for name in study.sweeps}
+  rows = agreement.agreement(study, thresholds)
+  if not rows:
+    return []
+  efficiency.write_csv(folder / 'agreement.csv', rows)
+  title = 'The same rule on likely words and on the whole vocabulary'
+  return [
+    page.section(
+      'Likely words',
+      'A margin among the words that were likely when it was first asked makes fewer logits than '
+      'one over the whole vocabulary. Tokens and exits are shares of the tokens whose past is the '
+      'same with both: those that are the same, and those that also stopped after the same layer.',
+      page.table(rows, title),
+    )
+  ]
 
 
 def _decay(study: Study, show: Writer, taus) -> str:

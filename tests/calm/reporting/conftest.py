@@ -23,6 +23,10 @@ OUTPUTS = {
   'oracle': ('a b', [1, 2]),
   'softmax_margin/0.9': ('a b', [1, 3]),
   'softmax_margin/0.5': ('c', [1, 1]),
+  'gated_likely_margin/0.9': ('a b', [2, 3]),
+  'gated_likely_margin/0.5': ('c', [1, 1]),
+  'gated_softmax_margin/0.9': ('a b', [2, 2]),
+  'gated_softmax_margin/0.5': ('c', [1, 1]),
   'state_saturation/0.9': ('c', [2, 3]),
   'state_saturation/0.5': ('c', [2, 2]),
 }
@@ -69,8 +73,8 @@ def made_up(make_task, tmp_path, monkeypatch):
     del text_decoder
     name = path.relative_to(tmp_path / 'calibration/validation').with_suffix('').as_posix()
     text, exit_layers = OUTPUTS[name]
-    # The margin asks for the whole head after every layer.
-    heads = exit_layers if name.startswith('softmax_margin') else [1, 1]
+    # A margin asks for the whole head after every layer, if it is not likely words'.
+    heads = exit_layers if 'softmax_margin' in name else [1, 1]
     row = {
       'prediction': text,
       'num_tokens': 2,

@@ -1,0 +1,51 @@
+"""Likely words against the whole vocabulary: shares by hand, and the measure each is held to."""
+
+import csv
+
+from calm.decoding.stored import Results
+from calm.exits import confidence
+from calm.reporting import agreement, report
+
+
+def results(*rows):
+  """Results of rows of tokens and their exit layers."""
+  return Results([{'tokens': tokens, 'exit_layers': exits} for tokens, exits in rows], 0, 0.0)
+
+
+def test_only_tokens_of_the_same_past_are_compared():
+  one = results(([5, 6, 7, 1], [2, 2, 3, 3]), ([5, 1], [2, 2]))
+  other = results(([5, 8, 7, 1], [2, 2, 3, 3]), ([5, 1], [2, 3]))
+  # 5 and 6 against 8, then the past differs; 5 and 1, which left at another layer.
+  assert agreement.compare(one, other) == {'tokens': 3 / 4, 'exits': 2 / 4, 'texts': 1 / 2}
+  assert agreement.compare(one, one) == {'tokens': 1, 'exits': 1, 'texts': 1}
+
+
+def test_each_measure_is_held_to_its_own_over_all_words():
+  assert agreement.exact(confidence.likely_margin) is confidence.softmax_margin
+  gate = {'gate': confidence.classifier, 'opens_at': 0.3}
+  likely = confidence.Gated(confidence.likely_margin, **gate)
+  assert agreement.exact(likely) == confidence.Gated(confidence.softmax_margin, **gate)
+  assert agreement.exact(confidence.state_saturation) is None
+  assert agreement.exact(confidence.Gated(confidence.certainty)) is None
+  assert agreement.exact(lambda likely_logits: likely_logits.max(-1)) is None
+
+
+def test_the_report_compares_where_a_measure_looks_at_likely_words(made_up, tmp_path):
+  study = made_up(measures=(confidence.softmax_margin, confidence.Gated()))
+  certified = {'objective': 'textual', 'delta': 0.1, 'measure': 'gated_likely_margin'}
+  (section,) = report._agreement(study, tmp_path, [{**certified, 'threshold': 0.9}])
+  assert section.count('<tr>') == 1 + 2
+  with open(tmp_path / 'agreement.csv', encoding='utf-8', newline='') as file:
+    lines = list(csv.DictReader(file))
+  assert [(line['measure'], line['threshold']) for line in lines] == [
+    ('gated_likely_margin', '0.9'),
+    ('gated_likely_margin', '0.5'),
+  ]
+  # At 0.9 one of two tokens left at another layer, after one head and not two.
+  assert (float(lines[0]['tokens']), float(lines[0]['exits'])) == (1, 0.5)
+  assert [float(lines[0][name]) for name in ('logits', 'exact_logits')] == [259, 2 * 259]
+
+
+def test_measures_over_all_words_need_no_comparison(made_up, tmp_path):
+  assert report._agreement(made_up(), tmp_path, []) == []
+  assert not (tmp_path / 'agreement.csv').exists()
