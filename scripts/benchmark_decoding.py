@@ -10,7 +10,11 @@ steps.
 
   full                    every layer for every token
   truncated               a model that only has d decoder layers: the physical limit of an exit at d
-  early_exit              exit forced at layer d through the confident rule of each measure
+  early_exit              exit forced at layer d through the confident rule of each measure:
+                          state, classifier, softmax (the exact margin), likely (words, chosen by
+                          layer 1), gated (the same behind a gate that opens after layer 2, where
+                          it can earliest), unsure (likely words that are never sure, so that the
+                          last layer asks the whole head once more)
   transformers            Hugging Face `generate` in torch, if installed
   ctranslate2_float32/_int8  CTranslate2, if installed
 
@@ -52,6 +56,8 @@ MEASURES = {
   'classifier': confidence.classifier,
   'softmax': confidence.softmax_margin,
   'likely': confidence.likely_margin,
+  'gated': confidence.Gated(opens_at=0.0),
+  'unsure': confidence.likely_margin,
 }
 
 
@@ -126,13 +132,22 @@ def our_systems(config, params, inputs, exit_layers, measures):
     systems.append(
       System('truncated', ours(*truncated(config, params, layer), inputs), None, layer)
     )
-    layers = np.arange(1, config.num_decoder_layers + 1)
-    # No confidence reaches 2, every one reaches 0.
-    forced = thresholds.PerLayer(jnp.asarray(np.where(layers < layer, 2.0, 0.0), jnp.float32))
-    for name in measures:
-      rule = Confident(MEASURES[name], forced)
+    for name, rule in forced_rules(measures, layer, config.num_decoder_layers):
       systems.append(System('early_exit', ours(config, params, inputs, rule), name, layer))
   return systems
+
+
+def forced_rules(measures, layer, num_layers):
+  """Yields (name, rule) of the measures by which an exit can be forced at the layer."""
+  # No confidence reaches 2, every one reaches 0.
+  forced, never = np.where(np.arange(1, num_layers + 1) < layer, 2.0, 0.0), np.full(num_layers, 2.0)
+  for name in measures:
+    if name == 'gated' and layer == 1:
+      continue  # States are compared from layer 2 on.
+    if name == 'unsure' and layer < num_layers:
+      continue
+    values = never if name == 'unsure' else forced
+    yield name, Confident(MEASURES[name], thresholds.PerLayer(jnp.asarray(values, jnp.float32)))
 
 
 def transformers_system(directory, inputs):

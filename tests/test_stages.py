@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -33,6 +35,7 @@ TINY = [
       't5.T5Config.mlp_dim=16',
       't5.T5Config.num_encoder_layers=1',
       't5.T5Config.num_decoder_layers=3',
+      'losses.EncoderDecoderObjective.exit_weights="linear"',
     )
   ),
 ]
@@ -203,3 +206,20 @@ def test_a_stage_without_two_folders_is_refused_and_changes_none(
   assert main.main(['train', *files, *(f'--gin.{argument}' for argument in arguments)]) == 1
   assert complaint in capfd.readouterr().err.replace(f'{runs}/', '')
   assert (runs / config / 'config.gin').read_bytes() == before
+
+
+def test_a_measure_and_a_rule_of_ones_own_need_no_other_code(runs, tmp_path, monkeypatch, capsys):
+  readme = Path(main.__file__).parents[1].joinpath('README.md').read_text(encoding='utf-8')
+  (module,) = re.findall(r'```python\n(# my_exits\.py\n.*?)```', readme, re.DOTALL)
+  (config,) = re.findall(r'```\n(# mine\.gin.*?)```', readme, re.DOTALL)
+  (tmp_path / 'my_exits.py').write_text(module)
+  (tmp_path / 'mine.gin').write_text(config)
+  monkeypatch.syspath_prepend(tmp_path)
+  files = [f'--gin_file={file}' for file in (runs / 'exits/config.gin', tmp_path / 'mine.gin')]
+  assert main.main(['evaluate', *files, '--gin.LAMBDA=0.0']) == 0
+  capsys.readouterr()
+  lines = (runs / 'exits/evaluations/test/predictions.jsonl').read_text().splitlines()
+  layers = [json.loads(line)['exit_layers'] for line in lines]
+  # Nothing is compared after layer 1 with a state before it: a confidence of 0, which is enough.
+  assert all(row == ([3] * 3 + [1] * len(row))[: len(row)] for row in layers)
+  assert max(map(len, layers)) > 3
