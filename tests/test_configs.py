@@ -13,7 +13,7 @@ from calm.decoding import evaluation
 from calm.decoding.stored import StoredSplit
 from calm.models import pretrained, t5
 from calm.tasks import batches
-from calm.training import loop
+from calm.training import loop, losses
 
 ROOT = configuration.shipped_root()
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.gin'))
@@ -55,6 +55,7 @@ TINY = {
   't5.T5Config.mlp_dim': '8',
   't5.T5Config.num_encoder_layers': '1',
   't5.T5Config.num_decoder_layers': '2',
+  'losses.EncoderDecoderObjective.exit_weights': "'linear'",
   'loop.train.num_validation_batches': '1',
   'spelled_numbers.task.num_train': '31',
   'spelled_numbers.task.num_validation': '7',
@@ -137,6 +138,8 @@ def test_a_config_describes_a_model_as_it_is_shipped(config, given):
   build(config, given(config))
   model_config = gin.get_configurable(t5.T5)().config
   assert isinstance(model_config, t5.T5Config)
+  # Which refuses weights of exits for another number of layers.
+  assert gin.get_configurable(losses.EncoderDecoderObjective)().model.config == model_config
   if config.startswith('configs/calm/paper/'):
     size = 't5_1_1_base' if config.endswith('_base.gin') else 't5_1_1_small'
     assert model_config == t5.published(size, dtype='bfloat16')

@@ -37,6 +37,7 @@ TINY = [
       't5.T5Config.mlp_dim=16',
       't5.T5Config.num_encoder_layers=1',
       't5.T5Config.num_decoder_layers=2',
+      'losses.EncoderDecoderObjective.exit_weights="linear"',
     )
   ),
 ]
