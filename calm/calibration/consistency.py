@@ -120,6 +120,13 @@ def rouge_l(text, other):
 
 
 @_of_texts
+def exact_match(text, other):
+  """0 for equal texts, 1 for all others, as where an answer is right or wrong."""
+  del text, other  # That they are equal is seen before.
+  return 0.0
+
+
+@_of_texts
 def token_f1(text, other):
   """1 - token F1 of SQuAD (Rajpurkar et al., https://arxiv.org/abs/1606.05250).
 
@@ -166,6 +173,7 @@ def token_disagreement(tokens: np.ndarray, others: np.ndarray) -> Any:
 # The dissimilarities of this module by name.
 DISSIMILARITIES: dict[str, Dissimilarity] = {
   'rouge_l': rouge_l,
+  'exact_match': exact_match,
   'token_f1': token_f1,
   'bleu': bleu,
   'chrf': chrf,

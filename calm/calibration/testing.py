@@ -156,16 +156,23 @@ def lowest_certified(
 
 
 def descending_grid(
-  highest: float = 0.95, lowest: float = 0.0, step: float = 0.05
+  highest: float = 0.95,
+  lowest: float = 0.0,
+  step: float = 0.05,
+  stricter: Sequence[float] = (),
 ) -> tuple[float, ...]:
-  """Thresholds from `highest` to `lowest`, `step` apart, free of float noise (0.85 is 0.85)."""
+  """Thresholds from `highest` to `lowest`, `step` apart, free of float noise (0.85 is 0.85).
+
+  `stricter` ones come before them: small tolerances are decided close to 1.
+  """
   if not (step > 0 and highest >= lowest):
     raise ValueError(
       f'highest >= lowest and step > 0 must hold, but highest = {highest}, lowest = {lowest} '
       f'and step = {step}.'
     )
   count = math.floor((highest - lowest) / step + 1e-9) + 1
-  return tuple(round(highest - i * step, 12) + 0.0 for i in range(count))  # -0.0 becomes 0.0.
+  # -0.0 becomes 0.0.
+  return check_grid([*stricter, *(round(highest - i * step, 12) + 0.0 for i in range(count))])
 
 
 def check_grid(grid: Sequence[float]) -> tuple[float, ...]:

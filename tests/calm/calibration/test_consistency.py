@@ -53,6 +53,11 @@ def test_token_ids_are_refused_where_texts_are_compared(dissimilarity):
     dissimilarity([5, 6], [5, 6])
 
 
+def test_a_text_is_exactly_another_or_not_at_all():
+  assert consistency.exact_match('vingt et un', 'vingt  et un ') == 0
+  assert consistency.exact_match('vingt et un', 'Vingt et un') == 1
+
+
 def test_rouge_l_by_hand():
   # 'the cat the mat' is the longest common subsequence: precision 4/4, recall 4/6.
   assert consistency.rouge_l('The cat, the mat!', CAT) == pytest.approx(1 - 0.8)

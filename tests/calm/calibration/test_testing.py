@@ -106,6 +106,9 @@ def test_the_descending_grid_holds_plain_decimals():
   assert testing.descending_grid() == tuple(round(0.95 - 0.05 * i, 2) for i in range(20))
   assert testing.descending_grid(0.99, 0.9, 0.02) == (0.99, 0.97, 0.95, 0.93, 0.91)
   assert testing.descending_grid(0.5, 0.5) == (0.5,)
+  assert testing.descending_grid(0.9, 0.8, 0.1, stricter=(0.99, 0.95)) == (0.99, 0.95, 0.9, 0.8)
+  with pytest.raises(ValueError, match=r'0\.9 follows 0\.9'):
+    testing.descending_grid(0.9, 0.8, 0.1, stricter=(0.99, 0.9))
   with pytest.raises(ValueError, match='step > 0'):
     testing.descending_grid(0.1, 0.5)
 
