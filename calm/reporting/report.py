@@ -152,7 +152,11 @@ def _efficiency(study: Study, show: Writer, rows, protocol: efficiency.Protocol)
 
 def _agreement(study: Study, folder: Path, table) -> list[str]:
   """A section if some measure looks at likely words, else none; writes agreement.csv."""
-  thresholds = {name: _thresholds(study, table, name)[0] for name in study.sweeps}
+  thresholds = {}
+  for name, sweep in study.sweeps.items():
+    found = {row.get('threshold') for row in table if row['measure'] == sweep.name} - {None}
+    # The strictest, where nothing is certified.
+    thresholds[name] = sorted(found, reverse=True) or study.grid[:1]
   rows = agreement.agreement(study, thresholds)
   if not rows:
     return []

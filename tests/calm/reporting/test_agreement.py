@@ -32,8 +32,9 @@ def test_each_measure_is_held_to_its_own_over_all_words():
 
 def test_the_report_compares_where_a_measure_looks_at_likely_words(made_up, tmp_path):
   study = made_up(measures=(confidence.softmax_margin, confidence.Gated()))
-  certified = {'objective': 'textual', 'delta': 0.1, 'measure': 'gated_likely_margin'}
-  (section,) = report._agreement(study, tmp_path, [{**certified, 'threshold': 0.9}])
+  row = {'kind': 'calibrated', 'measure': 'gated_likely_margin'}
+  table = [row | {'threshold': threshold} for threshold in (0.5, None, 0.9, 0.5)]
+  (section,) = report._agreement(study, tmp_path, table)
   assert section.count('<tr>') == 1 + 2
   with open(tmp_path / 'agreement.csv', encoding='utf-8', newline='') as file:
     lines = list(csv.DictReader(file))
