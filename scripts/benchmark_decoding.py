@@ -19,15 +19,17 @@ steps.
   ctranslate2_float32/_int8  CTranslate2, if installed
 
 What a step of one row consists of: its weights are read once, 66 MB for the head and 11 MB for a
-layer, and at the rate at which the head is read (2 ms, 33 GB/s) a layer takes 0.33 ms. It is
-measured at 0.53 ms, the time between one layer and eight by seven. Part of what remains are eight
+layer, and at the rate at which the head is read (1.2 ms, 55 GB/s) a layer takes 0.2 ms. It is
+measured at 0.4 ms, the time between one layer and eight by seven. Part of what remains are eight
 cache-sized copies per layer, 0.1 MB each, which XLA makes at batch 1 for the layout of one-row
 products (at batch 8 there are none); the rest, not taken apart further, is the start of a layer's
 many small kernels.
 An early exit at d costs what a model of d layers does, and the confidence: nothing to speak of for
-state and classifier, one more head (2 ms) per further layer for the exact margin, 0.2 ms for the
-likely words, after 0.3 ms at the first layer to find them. From six rows on the likely words are
-looked up in the whole head's logits, which is then no dearer than each row's own blocks.
+state and classifier, one more head (1.2 ms) per further layer for the exact margin, 0.12 ms per
+layer for the likely words. What remains above the d-layer model is that, and for a token of which
+no layer was sure one head more ("unsure"). From six rows on the likely words are looked up in the
+whole head's logits, which is then no dearer than each row's own blocks, so that only the gate saves
+anything there.
 """
 
 import argparse
