@@ -64,22 +64,6 @@ TINY = {
 
 
 @pytest.fixture(scope='module', autouse=True)
-def quick_compilation(tmp_path_factory):
-  """Compiles without optimisation, and what configs have in common once."""
-  settings = {
-    'jax_disable_most_optimizations': True,
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.5,
-  }
-  before = {name: jax.config.values[name] for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
-@pytest.fixture(scope='module', autouse=True)
 def data_sets():
   """Random records in the form of TensorFlow Datasets."""
   with tfds.testing.mock_data(num_examples=7):
@@ -91,7 +75,7 @@ def data_sets():
 def checkpoint(tmp_path_factory):
   """Weights of T5 'tiny' with a vocabulary of bytes, to begin with."""
   config = t5.published('tiny', vocab_size=259)
-  params = t5.init_params(config, jax.random.key(0))
+  params = jax.jit(t5.init_params, static_argnums=0)(config, jax.random.key(0))
   return pretrained.save_huggingface(tmp_path_factory.mktemp('tiny'), config, params)
 
 

@@ -45,14 +45,6 @@ CLASSIFIER = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_compilation():
-  """Compiles without optimisation."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def next_stage(base, workdir, name, *arguments):
   """Trains a stage of gin/runs on the run in `base`; returns the exit code."""
   files = [f'--gin_file={base}/config.gin', f'--gin_file=gin/runs/{name}.gin']
@@ -161,7 +153,7 @@ def test_an_export_of_the_second_stage_is_that_of_the_first(runs, tmp_path, caps
 
 def test_the_second_stage_takes_a_published_size_and_a_checkpoint_from_elsewhere(tmp_path):
   config = t5.published('tiny', vocab_size=259)
-  params = t5.init_params(config, jax.random.key(0))
+  params = jax.jit(t5.init_params, static_argnums=0)(config, jax.random.key(0))
   base = pretrained.save_huggingface(tmp_path / 'tiny', config, params)
   (base / 'config.gin').write_text(
     '\n'.join([

@@ -13,6 +13,7 @@ from calm.decoding import decoder
 from calm.exits import confidence, rules, thresholds
 from calm.models import t5
 
+pytestmark = pytest.mark.usefixtures('optimized')
 LAYERS, LENGTH = 3, 64
 CONFIG = t5.published(
   't5_1_1_small',

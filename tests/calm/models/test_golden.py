@@ -10,6 +10,7 @@ import pytest
 from calm.decoding import decoder as decoders
 from calm.models import pretrained, t5
 
+pytestmark = pytest.mark.usefixtures('optimized')
 CONFIGS = {
   'golden_t5_1_0': t5.T5Config(53, 20, 3, 6, 34, 2, 3, ('relu',), True),
   'golden_t5_1_1': t5.T5Config(53, 20, 3, 6, 34, 2, 3),

@@ -14,6 +14,7 @@ from calm.models import pretrained, t5
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
+pytestmark = pytest.mark.usefixtures('optimized')
 TINY = t5.T5Config(37, 12, 3, 5, 17, 2, 3)
 T5_1_0 = {'mlp_activations': ('relu',), 'logits_via_embedding': True}
 CONFIGS = {
@@ -26,6 +27,7 @@ CONFIGS = {
   'gated_silu': dataclasses.replace(TINY, mlp_activations=('silu', 'linear')),
 }
 MAX_STEPS = 19
+torch.set_num_threads(1)  # Its threads wait busily, on the cores that compile.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import PartitionSpec
 
 from calm.models import t5
@@ -88,32 +87,6 @@ class Network:
     return (jnp.square(error) * weights).sum(), sums
 
 
-@pytest.fixture(scope='session')
-def compiled(tmp_path_factory):
-  """Folder for compiled programs, shared by the tests and the processes they start."""
-  return tmp_path_factory.mktemp('compiled')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_compilation(compiled):
-  """Compiles with few optimizations, and each program once."""
-  quick = {
-    'jax_disable_most_optimizations': True,
-    'jax_compilation_cache_dir': str(compiled),
-    'jax_persistent_cache_min_compile_time_secs': 0.1,
-  }
-  usual = dict(zip(quick, (False, None, 1.0), strict=True))
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in quick.items():
-      jax.config.update(name, value)
-      patch.setenv(name.upper(), str(value))  # For processes that tests start.
-    compilation_cache.reset_cache()  # It looks for its folder only once.
-    yield
-  for name, value in usual.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
 @pytest.fixture
 def stream():
   """A fresh Stream."""
@@ -124,6 +97,24 @@ def stream():
 def objective():
   """Eq. 6 over a T5 of three decoder layers, with dropout."""
   return losses.EncoderDecoderObjective(t5.T5(CONFIG))
+
+
+@pytest.fixture(scope='session')
+def made_up():
+  """Makes parameters of a T5 by its config: nothing to compile, as there is for fresh ones."""
+
+  def make(config):
+    rng = np.random.default_rng(7)
+    shapes = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def params(made_up):
+  """Parameters for the objective."""
+  return made_up(CONFIG)
 
 
 @pytest.fixture

@@ -63,17 +63,19 @@ def _batch(stream):
   return jax.tree.map(jnp.asarray, next(stream))
 
 
-def test_loss_is_eq_6_of_the_losses_of_each_layer(objective, stream):
+def test_loss_is_eq_6_of_the_losses_of_each_layer(objective, params, stream):
   batch = _batch(stream)
-  params = jax.jit(objective.init)(jax.random.key(0))
   model = objective.model
-  states = model.apply(
-    {'params': params}, *(batch[f'{name}_tokens'] for name in
-    ('encoder_input', 'decoder_input', 'decoder_target')),
-  )  # fmt: skip
+
+  @jax.jit
+  def logits_of_each_layer(params):
+    names = ('encoder_input', 'decoder_input', 'decoder_target')
+    states = model.apply({'params': params}, *(batch[f'{name}_tokens'] for name in names))
+    return model.apply({'params': params}, jnp.stack(states), method='head')
+
   expected = 0.0
-  for layer, hidden in enumerate(states, 1):
-    log_p = jax.nn.log_softmax(model.apply({'params': params}, hidden, method='head'))
+  for layer, logits in enumerate(logits_of_each_layer(params), 1):
+    log_p = jax.nn.log_softmax(logits)
     target = batch['decoder_target_tokens'][..., None]
     nll = -jnp.take_along_axis(log_p, target, -1)[..., 0] * batch['decoder_loss_weights']
     expected += layer / (1 + 2 + 3) * nll.sum()
@@ -87,12 +89,11 @@ def test_loss_is_eq_6_of_the_losses_of_each_layer(objective, stream):
 
 
 @pytest.mark.parametrize('tied', [False, True])
-def test_gradient_is_that_of_eq_6_written_out(tied, stream):
+def test_gradient_is_that_of_eq_6_written_out(tied, made_up, stream):
   config = t5.T5Config(19, 8, 2, 3, 11, 1, 2, dropout_rate=0.0, logits_via_embedding=tied)
   model = t5.T5(config)
   objective = losses.EncoderDecoderObjective(model, label_smoothing=0.1, z_loss=0.01)
   batch = _batch(stream)
-  params = jax.jit(objective.init)(jax.random.key(0))
 
   def eq_6(params):
     total = 0.0
@@ -104,6 +105,7 @@ def test_gradient_is_that_of_eq_6_written_out(tied, stream):
       total += layer / 3 * (loss * batch['decoder_loss_weights']).sum()
     return total
 
+  params = made_up(config)
   actual = jax.jit(jax.grad(lambda p: 3 * objective(p, batch)[0]))(params)
   expected = jax.jit(jax.grad(lambda p: 3 * eq_6(p)))(params)
   jax.tree.map(
@@ -134,9 +136,8 @@ def test_a_step_multiplies_by_the_head_three_times_for_each_exit(objective, stre
   assert len(of_vocabulary) == 2 * objective.model.config.num_decoder_layers
 
 
-def test_the_last_weight_alone_is_the_plain_loss(objective, stream):
+def test_the_last_weight_alone_is_the_plain_loss(objective, params, stream):
   batch = _batch(stream)
-  params = jax.jit(objective.init)(jax.random.key(0))
   plain = losses.EncoderDecoderObjective(objective.model, exit_weights='last', z_loss=0.0)
   total, sums = jax.jit(plain)(params, batch)
   np.testing.assert_allclose(total, sums['loss_last_layer'], rtol=1e-6)
@@ -160,18 +161,17 @@ def test_sampled_exits_are_unbiased_and_keep_the_last():
     assert mean == pytest.approx(layer / 15)
 
 
-def test_evaluation_computes_all_exits_and_no_dropout(objective, stream):
+def test_evaluation_computes_all_exits_and_no_dropout(objective, params, stream):
   batch = _batch(stream)
-  params = jax.jit(objective.init)(jax.random.key(0))
   sampled = losses.EncoderDecoderObjective(objective.model, num_sampled_exits=2)
   expected = jax.jit(objective)(params, batch)[0]
   np.testing.assert_allclose(jax.jit(sampled)(params, batch)[0], expected, rtol=1e-6)
 
 
-def test_packed_rows_cost_what_their_examples_cost_alone():
+def test_packed_rows_cost_what_their_examples_cost_alone(made_up):
   config = t5.T5Config(19, 8, 2, 3, 11, 1, 2, dropout_rate=0.0)
   objective = losses.EncoderDecoderObjective(t5.T5(config))
-  params = jax.jit(objective.init)(jax.random.key(0))
+  params = made_up(config)
   first, second = ([5, 6, 1], [7, 1]), ([8, 1], [9, 10, 1])
 
   def rows(*rows_of_examples):

@@ -28,10 +28,14 @@ def test_optimizers_reach_the_minimum_of_a_parabola(make):
   optimizer = make(optimizers.warmup_linear(0.3, num_steps=200))
   params = {'matrix': jnp.full((3, 2), 4.0), 'scale': jnp.full(3, -2.0)}
   state = optimizer.transformation.init(params)
-  for _ in range(200):
+
+  def descend(carried, _):
+    params, state = carried
     gradient = {name: value - 1 for name, value in params.items()}
     updates, state = optimizer.transformation.update(gradient, state, params)
-    params = {name: value + updates[name] for name, value in params.items()}
+    return ({name: value + updates[name] for name, value in params.items()}, state), None
+
+  (params, _), _ = jax.lax.scan(descend, (params, state), length=200)
   for value in params.values():
     np.testing.assert_allclose(value, 1.0, atol=0.05)
 
