@@ -14,7 +14,7 @@ exits="$workdir/exits"
 calm() { echo "== calm $*"; .venv/bin/calm "$@"; }
 
 ensure_environment ''
-# Huge pages for what a training step allocates: a third faster with glibc, ignored elsewhere.
+# Huge pages for what a training step allocates: up to a third faster with glibc, ignored elsewhere.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 start=$SECONDS
 if [ ! -f "$workdir/vocabulary.model" ]; then

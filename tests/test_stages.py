@@ -4,13 +4,12 @@ import json
 import math
 import re
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from calm import main
+from calm import configuration, main
 from calm.models import parameters, pretrained, t5
 from calm.training import checkpoints
 
@@ -201,7 +200,7 @@ def test_a_stage_without_two_folders_is_refused_and_changes_none(
 
 
 def test_a_measure_and_a_rule_of_ones_own_need_no_other_code(runs, tmp_path, monkeypatch, capsys):
-  readme = Path(main.__file__).parents[1].joinpath('README.md').read_text(encoding='utf-8')
+  readme = (configuration.shipped_root() / 'README.md').read_text(encoding='utf-8')
   (module,) = re.findall(r'```python\n(# my_exits\.py\n.*?)```', readme, re.DOTALL)
   (config,) = re.findall(r'```\n(# mine\.gin.*?)```', readme, re.DOTALL)
   (tmp_path / 'my_exits.py').write_text(module)

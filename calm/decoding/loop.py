@@ -23,7 +23,7 @@ class Decoded:
 
   tokens: jax.Array  # int32[B, T]
   exit_layer: jax.Array  # int32[B, T], layers run for each token, from 1
-  confidence: jax.Array  # float32[B, T] where the token stopped; 1 if nothing was measured
+  confidence: jax.Array  # float32[B, T] where it stopped; 1 if nothing measures, 0 if not asked
   num_logits: jax.Array  # int32[B, T], computed for each token, at all layers together
   log_prob: jax.Array  # float32[B], nats, the model's own (softmax at temperature 1)
   sampling_log_prob: jax.Array  # float32[B], nats, under the distribution drawn from

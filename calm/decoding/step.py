@@ -24,7 +24,7 @@ class StepResult:
 
   logits: jax.Array  # float32[B, V] for the next token
   exit_layer: jax.Array  # int32[B], layers run, from 1
-  confidence: jax.Array  # float32[B] in [0, 1], measured where the row stopped
+  confidence: jax.Array  # float32[B] in [0, 1], where the row stopped; 0 if the rule was not asked
   num_logits: jax.Array  # int32[B], computed for the row, at all layers together
 
 

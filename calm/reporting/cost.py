@@ -48,7 +48,7 @@ class DecoderCost:
     exit_layers: Sequence[int] | np.ndarray,
     source_length: int,
     rule: ExitRule,
-    num_logits: Sequence[int] | np.ndarray | None = None,
+    num_logits: Sequence[int] | np.ndarray | int | None = None,
   ) -> np.ndarray:
     """FLOPs float64[T] of the tokens of a sequence, but for what skipped layers are filled with.
 
@@ -56,8 +56,8 @@ class DecoderCost:
       exit_layers: layers run for each token, int[T], from 1.
       source_length: tokens of the input.
       rule: by which they stopped; says what it looked at on the way, logits aside.
-      num_logits: int[T], the logits made for each token; 0 to leave the head out; by default
-        those of the vocabulary, once.
+      num_logits: the logits made for each token, int[T], or for all alike; 0 leaves the head out;
+        by default those of the vocabulary, once.
     """
     layers = np.asarray(exit_layers, np.int64)
     positions = np.arange(len(layers))
@@ -70,7 +70,7 @@ class DecoderCost:
     exit_layers: Sequence[int] | np.ndarray,
     source_length: int,
     rule: ExitRule,
-    num_logits: Sequence[int] | np.ndarray | None = None,
+    num_logits: Sequence[int] | np.ndarray | int | None = None,
   ) -> float:
     """FLOPs of a whole sequence; `steps`, and the keys and values of skipped layers."""
     steps = self.steps(exit_layers, source_length, rule, num_logits).sum()

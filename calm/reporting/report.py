@@ -25,6 +25,8 @@ def report(
 ) -> Path:
   """Writes `workdir`/report/report.html, one PNG and CSV per figure, and returns the page's path.
 
+  Where a measure looks at likely words, agreement.csv holds it to the same over all words.
+
   Follows the figures and the table of https://arxiv.org/abs/2207.07061. What `calm calibrate`,
   `calm trials` or an interrupted call have decoded is taken as it is.
 

@@ -167,7 +167,7 @@ class Study:
           row['exit_layers'],
           len(example.inputs),
           rule,
-          row['num_logits'] if with_head else np.zeros(row['num_tokens'], int),
+          row['num_logits'] if with_head else 0,
         )
         / max(1, row['num_tokens'])
         for row, example in zip(results.rows, self.stored.examples, strict=True)

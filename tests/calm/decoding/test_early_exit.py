@@ -124,8 +124,29 @@ def test_lowering_the_threshold_never_makes_the_first_exit_later(exiting, name):
   values = np.linspace(1, 0, 7)
   first = np.stack([decode(exiting, Confident(measure, v)).exit_layer[:, 0] for v in values])
   assert (np.diff(first, axis=0) <= 0).all()
-  assert (first[-1] == 1).all() != isinstance(measure, confidence.Gated)
+  if isinstance(measure, confidence.Gated):  # Its gate compares states, from layer 2 on.
+    assert first.min() == 2
+  else:
+    assert (first[-1] == 1).all()
   assert len(np.unique(first)) > 1
+
+
+@one_kind
+@pytest.mark.parametrize('min_exit', [1, 2])
+def test_the_head_is_paid_for_each_time_it_is_asked(exiting, min_exit):
+  vocab_size = exiting.model.config.vocab_size
+
+  def heads(name):
+    measure, threshold = MEASURES[name]
+    found = decode(exiting, Confident(measure, threshold, min_exit))
+    assert (found.num_logits % vocab_size == 0).all()
+    return found.exit_layer, found.num_logits // vocab_size
+
+  exits, asked = heads('softmax_margin')
+  np.testing.assert_array_equal(asked, np.where(exits > 0, exits - min_exit + 1, 0))
+  for name in ('classifier', 'state_saturation'):
+    exits, asked = heads(name)
+    np.testing.assert_array_equal(asked, exits > 0)
 
 
 @one_kind

@@ -95,7 +95,7 @@ def test_rows_of_which_no_layer_was_sure_take_the_whole_head(nothing):
   np.testing.assert_array_equal(num_logits, [VOCAB, 2 * VOCAB, VOCAB])
 
 
-def test_the_token_is_among_the_likeliest_of_the_first_layer(nothing):
+def test_likely_words_hold_the_likeliest_of_the_first_layer(nothing):
   # NUM_BLOCKS blocks of largest logits hold the NUM_BLOCKS likeliest words.
   prediction = look(HIDDEN[0], [True] * ROWS, nothing)
   best = np.argsort(HIDDEN[0] @ KERNEL, -1)[:, -likely_words.NUM_BLOCKS :]
