@@ -1,0 +1,188 @@
+"""Files that are whole or absent, checked when they are read, and written by one process at a time.
+
+Records are JSON objects that carry a checksum of their own text, so that a byte that was changed,
+lost or added is found; lines of JSON Lines likewise, each on its own.
+"""
+
+import contextlib
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+CHECKSUM = 'checksum'
+_SEAL = f', "{CHECKSUM}": "'.encode()
+
+
+class DamagedError(ValueError):
+  """A file or line is not what was written: changed, cut off, or never written by this project."""
+
+
+class BusyError(OSError):
+  """Another process is at work where this one would be."""
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file that is there as a whole or not at all; its folder is made.
+
+  The content is on disk before the file has its name, so that a power cut leaves the old one or
+  the new.
+  """
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    with open(temporary, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """`write_bytes` of a text in UTF-8."""
+  write_bytes(path, text.encode('utf-8'))
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """`write_text` of a JSON value, to be read by people."""
+  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+  """The JSON object in a file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    DamagedError: it holds no JSON object; names the file.
+  """
+  path = Path(path)
+  try:
+    value = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    raise DamagedError(f'{path} is damaged: not JSON ({_brief(error)}).') from None
+  if not isinstance(value, dict):
+    raise DamagedError(f'{path} is damaged: it holds no JSON object.')
+  return value
+
+
+def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
+  """Writes a JSON object with the checksum of its content as its last entry.
+
+  Raises:
+    ValueError: a number that JSON has no word for, as NaN.
+  """
+  sealed = {**record, CHECKSUM: checksum(_canonical(record))}
+  write_text(path, json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any]:
+  """What `write_record` wrote, without the checksum.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    DamagedError: it has been changed, or was not written here; names the file.
+  """
+  record = read_json(path)
+  found = record.pop(CHECKSUM, None)
+  if found is None:
+    raise DamagedError(f'{path} has no checksum: it was not written here, or is damaged.')
+  if found != checksum(_canonical(record)):
+    raise DamagedError(f'{path} has been changed since it was written: its checksum does not fit.')
+  return record
+
+
+def checksum(content: bytes) -> str:
+  """64 bits of SHA-256, in hexadecimal: enough to find damage, not to keep off forgers."""
+  return hashlib.sha256(content).hexdigest()[:16]
+
+
+def to_line(record: Mapping[str, Any]) -> bytes:
+  """A record as one line of JSON, readable as it is unless it cannot be written as UTF-8."""
+  try:
+    return json.dumps(record, ensure_ascii=False).encode('utf-8') + b'\n'
+  except UnicodeEncodeError:  # Half of a surrogate pair, which JSON may hold.
+    return json.dumps(record).encode('utf-8') + b'\n'
+
+
+def to_checked_line(record: Mapping[str, Any]) -> bytes:
+  """`to_line` of a record that is not empty, with the checksum of what precedes it at the end."""
+  body = to_line({key: value for key, value in record.items() if key != CHECKSUM})[:-2]
+  return body + _SEAL + checksum(body).encode() + b'"}\n'
+
+
+def from_checked_line(line: bytes) -> dict[str, Any]:
+  """The record of a line that `to_checked_line` made, without the checksum.
+
+  Raises:
+    DamagedError: the line is another, or not whole.
+  """
+  body, seal, rest = line.rpartition(_SEAL)
+  if not seal or rest != checksum(body).encode() + b'"}\n':
+    raise DamagedError('the checksum does not fit')
+  return json.loads(body + b'}')
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
+  """Keeps others from the same work while the block runs, in this process or another.
+
+  The lock is the operating system's and is held on a file at `path`, which is left behind with the
+  holder's process id in it: it ends with the process, however that ends. Paths of remote storage,
+  which have no locks, are not locked.
+
+  Args:
+    path: of the lock file; its folder is made.
+    what: is being worked on, for the message.
+
+  Raises:
+    BusyError: another holds it; names its process id.
+  """
+  if '://' in os.fspath(path):
+    yield
+    return
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, 'a+b') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      holder = file.read(64).decode('ascii', 'replace').strip() or 'unknown'
+      raise BusyError(
+        f'{what} is in use by another process (pid {holder}): wait for it to end, or stop it.'
+      ) from None
+    file.truncate(0)
+    file.write(f'{os.getpid()}\n'.encode())
+    file.flush()
+    yield
+
+
+def unpacked(file: BinaryIO) -> BinaryIO:
+  """A binary file to read, unpacked if it is gzip, whatever its name; pipes, too."""
+  raw: Any = file
+  buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
+  packed = buffered.peek(2)[:2] == b'\x1f\x8b'
+  return cast(BinaryIO, gzip.GzipFile(fileobj=buffered)) if packed else buffered
+
+
+def warn(message: str) -> None:
+  """A line on standard error."""
+  print(message, file=sys.stderr, flush=True)
+
+
+def _canonical(record):
+  text = json.dumps(record, sort_keys=True, separators=(',', ':'), allow_nan=False)
+  return text.encode('ascii')
+
+
+def _brief(error):
+  return str(error)[:200] or type(error).__name__
