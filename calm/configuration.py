@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from calm import fingerprints
+
 PACKAGE = Path(__file__).resolve().parent
 
 # Macros that name a file or folder, by the end of their name.
@@ -110,6 +112,8 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
     if not any((Path(folder) / name).is_file() for folder in folders):
       shipped = '\n  '.join(shipped_configs())
       raise FileNotFoundError(f'No config {name} in {", ".join(folders)}. Shipped:\n  {shipped}')
+  if bound_arguments not in fingerprints.BINDERS:
+    fingerprints.BINDERS.append(bound_arguments)
   gin.clear_config()
   # Gin also takes configs/a.gin for a file of a Python package `configs`, and fails where that is
   # a folder without code. Nothing public takes this reader out.
@@ -129,6 +133,25 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
     flag = flags.get(name, f'--gin.{name}')
     raise ValueError(f'{name} is not set: give {flag}=VALUE, or set it in a config.') from None
   _check_that_all_are_read(bindings, flags)
+
+
+def bound_arguments(function):
+  """What gin passes to a function it configures beside what the caller does, by parameter."""
+  import gin
+
+  scope = ''
+  wrapper = function
+  while hasattr(wrapper, '__wrapped__'):
+    code = getattr(wrapper, '__code__', None)
+    if code is not None and 'scope_components' in code.co_freevars:  # As in @scope/function.
+      cell = wrapper.__closure__[code.co_freevars.index('scope_components')]
+      scope = '/'.join(cell.cell_contents)
+    wrapper = wrapper.__wrapped__
+  try:
+    with gin.config_scope(scope or None):
+      return gin.get_bindings(function if not scope else wrapper)
+  except ValueError:  # Not configured by gin.
+    return {}
 
 
 def _bind(bindings):

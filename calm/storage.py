@@ -135,8 +135,8 @@ def from_checked_line(line: bytes) -> dict[str, Any]:
 def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
   """Keeps others from the same work while the block runs, in this process or another.
 
-  The lock is the operating system's and is held on a file at `path`, which is left behind with the
-  holder's process id in it: it ends with the process, however that ends. Paths of remote storage,
+  The lock is the operating system's, on a file at `path` that holds the process id, and ends with
+  the process, however that ends; the file goes when the block is left. Paths of remote storage,
   which have no locks, are not locked.
 
   Args:
@@ -151,7 +151,19 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
     return
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path, 'a+b') as file:
+  with contextlib.ExitStack() as stack:
+    file = _locked(path, what, stack)
+    file.truncate(0)
+    file.write(f'{os.getpid()}\n'.encode())
+    file.flush()
+    stack.callback(path.unlink, missing_ok=True)
+    yield
+
+
+def _locked(path, what, stack):
+  """The lock file, open and locked."""
+  while True:
+    file = stack.enter_context(open(path, 'a+b'))  # noqa: SIM115
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -160,10 +172,10 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
       raise BusyError(
         f'{what} is in use by another process (pid {holder}): wait for it to end, or stop it.'
       ) from None
-    file.truncate(0)
-    file.write(f'{os.getpid()}\n'.encode())
-    file.flush()
-    yield
+    # The one before may have removed the file between our opening and locking it.
+    with contextlib.suppress(FileNotFoundError):
+      if os.stat(path).st_ino == os.fstat(file.fileno()).st_ino:
+        return file
 
 
 def unpacked(file: BinaryIO) -> BinaryIO:
