@@ -5,25 +5,42 @@ a record of TensorFlow Datasets to `inputs` and `targets`, and keeps what the me
 record has no label, as in the test splits of GLUE, the target is empty.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
+
+from calm.tasks.classification import Classification
 
 Record = Mapping[str, Any]
 Prompt = Callable[[Record], dict[str, Any]]
 
 
-def translation(source: str, target: str) -> Prompt:
+_LANGUAGES = {'en': 'English', 'fr': 'French', 'ro': 'Romanian'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
   """'translate English to French: ...' between two languages, given by their codes."""
-  languages = {'en': 'English', 'fr': 'French', 'ro': 'Romanian'}
-  prefix = f'translate {languages[source]} to {languages[target]}: '
-  return lambda record: {'inputs': prefix + record[source], 'targets': record[target]}
+
+  source: str
+  target: str
+
+  def __call__(self, record: Record) -> dict[str, Any]:
+    prefix = f'translate {_LANGUAGES[self.source]} to {_LANGUAGES[self.target]}: '
+    return {'inputs': prefix + record[self.source], 'targets': record[self.target]}
 
 
-def summary(article: str, highlights: str) -> Prompt:
+@dataclasses.dataclass(frozen=True)
+class Summary:
   """'summarize: ...' from one field to another."""
-  return lambda record: {'inputs': 'summarize: ' + record[article], 'targets': record[highlights]}
+
+  article: str
+  highlights: str
+
+  def __call__(self, record: Record) -> dict[str, Any]:
+    return {'inputs': 'summarize: ' + record[self.article], 'targets': record[self.highlights]}
 
 
 def squad(record: Record) -> dict[str, Any]:
@@ -36,12 +53,19 @@ def squad(record: Record) -> dict[str, Any]:
   }
 
 
-def classification(name: str, fields: Sequence[str], labels: Sequence[str]) -> Prompt:
-  """'<name> <field>: ... <field>: ...' to the label's word."""
-  return lambda record: {
-    'inputs': _join(record, fields, name),
-    'targets': _word(labels, record['label']),
-  }
+@dataclasses.dataclass(frozen=True)
+class ClassificationPrompt:
+  """'<name> <field>: ... <field>: ...' to the label's name."""
+
+  name: str
+  classification: Classification
+
+  def __call__(self, record: Record) -> dict[str, Any]:
+    form = self.classification
+    return {
+      'inputs': _join(record, form.fields, self.name),
+      'targets': _word(form.labels, record[form.label_field]),
+    }
 
 
 def stsb(record: Record) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from calm.tasks import metrics as metric_functions
 from calm.tasks import prompts, text
+from calm.tasks.classification import Classification
 
 _LABELLED = {'train': 'train', 'validation': 'validation'}  # GLUE's and SuperGLUE's tests are not.
 _ALL = {**_LABELLED, 'test': 'test'}
@@ -28,11 +29,16 @@ class PublicTask:
   postprocess_fn: Callable | None = None
   in_training: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None  # for split 'train'
 
+  @property
+  def classification(self) -> Classification | None:
+    """What is classified, if the task is a classification."""
+    return getattr(self.prompt, 'classification', None)
+
 
 def _glue(name, fields, labels, *metrics, splits=None):
   return PublicTask(
     f'glue/{name}:2.*.*',
-    prompts.classification(name, fields, labels),
+    prompts.ClassificationPrompt(name, Classification(fields, labels)),
     metrics or (metric_functions.accuracy,),
     splits or _LABELLED,
   )
@@ -41,13 +47,13 @@ def _glue(name, fields, labels, *metrics, splits=None):
 def _super_glue(name, fields, labels, *metrics):
   return PublicTask(
     f'super_glue/{name}:1.*.*',
-    prompts.classification(name, fields, labels),
+    prompts.ClassificationPrompt(name, Classification(fields, labels)),
     metrics or (metric_functions.accuracy,),
   )
 
 
 def _wmt(data, source, target, pair):
-  prompt = prompts.translation(source, target)
+  prompt = prompts.Translation(source, target)
   return PublicTask(f'{data}/{pair}:1.*.*', prompt, (metric_functions.bleu,), _ALL)
 
 
@@ -59,7 +65,7 @@ TASKS = {
   'wmt16_en_ro': _wmt('wmt16_translate', 'en', 'ro', 'ro-en'),
   'cnn_dailymail': PublicTask(
     'cnn_dailymail:3.*.*',
-    prompts.summary('article', 'highlights'),
+    prompts.Summary('article', 'highlights'),
     (metric_functions.rouge,),
     _ALL,
   ),
