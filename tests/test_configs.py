@@ -1,7 +1,9 @@
 """Every shipped config is built by gin and takes a step, on data of its form and at tiny sizes."""
 
+import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
 import pytest
@@ -18,6 +20,17 @@ from calm.training import loop, losses
 ROOT = configuration.shipped_root()
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.gin'))
 PARTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'gin').rglob('*.gin'))
+# What each command's file in gin/runs goes with, beside a model and gin/runs/common.gin.
+COMMANDS = {
+  'vocab': (),
+  'train': (),
+  'evaluate': ('exits',),
+  'calibrate': ('exits',),
+  'study': ('exits', 'calibrate'),
+  'decode': ('exits',),
+  'export': (),
+}
+OLD_RUN = Path(__file__).parent / 'fixtures' / 'saved_config.gin'
 
 # A record of the files that a config over files is for.
 RECORDS = {
@@ -164,6 +177,57 @@ def test_a_config_says_how_it_is_run(config):
 def test_a_building_block_is_used_or_pointed_out(part):
   others = [path for path in (*CONFIGS, *PARTS, 'README.md') if path != part]
   assert any(part in (ROOT / path).read_text() for path in others)
+
+
+def lines_of(source):
+  """The lines of a config, without comments and blank ones."""
+  return [line for line in source.splitlines() if line.strip() and not line.startswith('#')]
+
+
+def test_a_task_on_files_of_ones_own_costs_few_lines(given, tmp_path):
+  readme = (ROOT / 'README.md').read_text()
+  (source,) = re.findall(r'```\n(# my_task\.gin.*?)```', readme, re.DOTALL)
+  shipped = ('glue_sst2', 'scitldr', 'squad')
+  sources = [source, *((ROOT / f'configs/calm/{name}.gin').read_text() for name in shipped)]
+  assert max(len(lines_of(source)) for source in sources) <= 15
+  config = tmp_path / 'my_task.gin'
+  config.write_text(source)
+  build(str(config), given('configs/calm/multi30k_en_fr.gin') | TINY)
+  _, report = gin.get_configurable(loop.train)()
+  assert 0 < report['validation_loss'] < 100
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_a_command_needs_no_others_file(command, tmp_path):
+  files = [f'gin/runs/{name}.gin' for name in ('common', *COMMANDS[command], command)]
+  needed = ['gin/models/t5.gin', *files, 'gin/models/t5_mini.gin', 'gin/tasks/bytes.gin']
+  if command == 'train':
+    needed.append('gin/optimizers/adamw.gin')
+  task = {'TASK': '@spelled_numbers.task()', 'INPUTS_LENGTH': '9', 'TARGETS_LENGTH': '7'}
+  numbers = {'WORKDIR': "'run'", 'BATCH_SIZE': '2', 'NUM_STEPS': '1'}
+  config = tmp_path / 'config.gin'
+  lines = ['from __gin__ import dynamic_registration', 'from calm.tasks import spelled_numbers']
+  lines += [f"include '{path}'" for path in needed]
+  lines += [f'{name} = {value}' for name, value in (task | numbers).items()]
+  config.write_text('\n'.join(lines))
+  configuration.parse([str(config)], [], [], {})
+
+
+def test_all_commands_are_in_the_file_for_a_t5():
+  source = (ROOT / 'gin/runs/t5.gin').read_text()
+  included = set(re.findall(r"^include 'gin/runs/(.*)\.gin'$", source, re.MULTILINE))
+  assert included == {'common', 'exits', *COMMANDS}
+
+
+@pytest.mark.parametrize('stages', [[], ['add_exits'], ['add_exits', 'exit_classifier']])
+def test_the_configuration_that_an_older_version_saved_is_understood(stages):
+  files = [str(OLD_RUN), *(f'gin/runs/{name}.gin' for name in stages)]
+  base = ["BASE_WORKDIR = 'run'", "WORKDIR = 'next'"] if stages else []
+  configuration.parse(files, base, [], {})
+  saved = gin.get_configurable(t5.T5)().config
+  configuration.parse(['configs/quickstart.gin'], ["WORKDIR = 'run'"], [], {})
+  today = gin.get_configurable(t5.T5)().config
+  assert saved == dataclasses.replace(today, exit_classifier='exit_classifier' in stages)
 
 
 def test_records_are_kept_for_configs_over_files_only():
