@@ -80,7 +80,7 @@ def task(
       except FieldError as error:
         raise ValueError(f'{where}: {error}') from None
 
-  source = text.PythonSource(read, list(paths), origins=paths)
+  source = text.PythonSource(read, list(paths), origins=paths, form=form.described())
   return text.task(name, source, vocabulary, metrics=metrics)
 
 
@@ -108,6 +108,20 @@ class _Form:
           f'There are labels for {field!r}, which no template has; they have'
           f' {", ".join(map(repr, sorted(fields))) or "no fields"}.'
         )
+
+  def described(self) -> dict[str, Any]:
+    """The form in words."""
+    return {
+      'inputs': self.inputs.template,
+      'targets': self.targets.template,
+      'references': [one.template for one in self.references],
+      'labels': {
+        field: {str(key): name for key, name in names.items()}
+        if isinstance(names, Mapping)
+        else list(names)
+        for field, names in self.labels.items()
+      },
+    }
 
   def fill(self, record):
     targets = self.targets.fill(record, self.labels)

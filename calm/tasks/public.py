@@ -179,6 +179,7 @@ class _Source(seqio.TfdsDataSource):
   def __init__(self, row: PublicTask, splits: dict[str, str], data_dir: str | None):
     super().__init__(row.tfds_name, data_dir, splits, caching_permitted=False)
     self._in_training = row.in_training
+    self.form = {'tfds': row.tfds_name, 'prompt': row.prompt, 'in_training': row.in_training}
 
   def get_dataset(self, split: str = 'train', **kwargs: Any) -> tf.data.Dataset:
     records = super().get_dataset(split, **kwargs)

@@ -53,7 +53,8 @@ def task(
       where = f'{name} {split}: {number}'
       yield {'inputs': inputs, 'targets': targets, 'references': [targets], 'where': where}
 
-  source = text.PythonSource(read, SPLITS, num_input_examples=sizes)
+  form = {'spell': spell, 'sizes': sizes, 'max_number': max_number, 'seed': seed}
+  source = text.PythonSource(read, SPLITS, num_input_examples=sizes, form=form)
   return text.task(name, source, vocabulary, metrics=metrics)
 
 

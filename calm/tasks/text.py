@@ -7,6 +7,7 @@ that a vocabulary may be made of it.
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ class PythonSource(seqio.FunctionDataSource):
 
   `read(split)` yields dicts of `inputs` and `targets` (str), `references` (a list of str, the
   texts that metrics accept) and `where` (str, names the example in errors). `origins` says where a
-  split is read from, for errors.
+  split is read from, for errors; `form` says by content what is made of a record (by default, the
+  function itself).
   """
 
   def __init__(
@@ -44,8 +46,10 @@ class PythonSource(seqio.FunctionDataSource):
     splits: Sequence[str],
     num_input_examples: Mapping[str, int] | None = None,
     origins: Mapping[str, str] | None = None,
+    form: Mapping[str, Any] | None = None,
   ):
     self.read = read
+    self.form = dict(form) if form is not None else {'read': read}
     self.origins = dict(origins or {})
     super().__init__(self._dataset, splits, num_input_examples, caching_permitted=False)
 
@@ -69,7 +73,12 @@ def task(
 
   `metrics` are functions (targets, predictions) -> dict of floats. Without `postprocess_fn`,
   targets are what `references` gives.
+
+  Raises:
+    ValueError: seqio takes no such name.
   """
+  if not re.fullmatch(r'[\w.:]+', name):
+    raise ValueError(f'Task name {name!r} (TASK_NAME): letters, digits, _ . and : are allowed.')
   feature = seqio.Feature(vocabulary, add_eos=True)
   return seqio.Task(
     name,
@@ -108,7 +117,7 @@ def has_no(what: str, task: seqio.Task, split: str) -> str:
   return f'Split {split!r} of task {task.name!r} has no {what}{read_from}.'
 
 
-def _is_tokenization(task):
+def is_tokenization(task: seqio.Task) -> bool:
   """Whether the task ends in tokenisation and EOS as above, with text before."""
   return tuple(task.preprocessors[-2:]) in (
     TOKENIZATION,
@@ -127,7 +136,7 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
       `tokenize` and `append_eos_after_trim` or `append_eos`.
   """
   check_split(task, split)
-  if not _is_tokenization(task):
+  if not is_tokenization(task):
     raise ValueError(
       f'Task {task.name!r} does not end in seqio.preprocessors.tokenize and append_eos_after_trim'
       ' (or append_eos), so its text cannot be told from its tokens.'
