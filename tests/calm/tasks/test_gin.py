@@ -5,7 +5,7 @@ import tensorflow_datasets as tfds
 
 import gin
 from calm import configuration
-from calm.tasks import batches, public, vocabularies
+from calm.tasks import batches, files, public, vocabularies
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -69,6 +69,15 @@ def test_bytes_have_no_vocabulary_to_make(parse):
   parse('public', 'bytes', PUBLIC)
   with pytest.raises(ValueError, match='no vocabulary to make: bytes need none'):
     call(vocabularies.write_vocabulary)
+
+
+def test_a_task_over_files_has_the_name_that_it_is_given(parse, write):
+  train = write('train.jsonl', [{'en': 'a', 'fr': 'c'}])
+  form = ["INPUTS = '{en}'", "TARGETS = '{fr}'", f'TRAIN_FILE = {train!r}']
+  parse('files', 'bytes', form)
+  assert call(files.task).name == 'files'
+  parse('files', 'bytes', [*form, "TASK_NAME = 'intents'"])
+  assert call(files.task).name == 'intents'
 
 
 def test_a_vocabulary_of_pieces_is_made_and_found_in_the_workdir(parse, write, tmp_path):
