@@ -110,22 +110,36 @@ def flatten(identity: Any, path: str = '') -> dict[str, Any]:
   return {path: identity}
 
 
-def differences(before: Any, now: Any) -> dict[str, str]:
-  """What differs between two identities, in words, by dotted path; empty if nothing does.
+# By dotted path the words for what was there and what is now; None where there are no words for it,
+# as of weights or code.
+Differences = dict[str, tuple[str, str] | None]
 
-  As in {'rule.measure': 'softmax_margin, now state_saturation', 'params': 'changed'}.
+
+def differences(before: Any, now: Any) -> Differences:
+  """What differs between two identities; empty if nothing does.
+
+  As in {'rule.measure': ('softmax_margin', 'state_saturation'), 'params': None}.
   """
   old, new = flatten(before), flatten(now)
-  found = {}
+  found: Differences = {}
   for path in dict.fromkeys((*old, *new)):
     if path not in old:
-      found[path] = f'nothing, now {words(new[path])}'
+      found[path] = ('nothing', words(new[path]))
     elif path not in new:
-      found[path] = f'{words(old[path])}, now nothing'
+      found[path] = (words(old[path]), 'nothing')
     elif old[path] != new[path]:
       hidden = _is_fingerprint(old[path]) or _is_fingerprint(new[path])
-      found[path] = 'changed' if hidden else f'{words(old[path])}, now {words(new[path])}'
+      found[path] = None if hidden else (words(old[path]), words(new[path]))
   return found
+
+
+def in_words(differences: Differences) -> str:
+  """Differences on one line, as in 'rule.min_exit was 1 and is 2; params differs'."""
+  parts = [
+    f'{path} differs' if pair is None else f'{path} was {pair[0]} and is {pair[1]}'
+    for path, pair in differences.items()
+  ]
+  return '; '.join(parts)
 
 
 def words(leaf: Any) -> str:

@@ -60,7 +60,7 @@ COMMANDS = (
   ),
   Command(
     'evaluate',
-    'calm.decoding.evaluation:evaluate',
+    'calm.evaluation.evaluate:evaluate',
     "decode a split of the task and print the task's metrics",
     'Without --gin_file the configuration saved in the workdir by `calm train` is used. '
     'Interrupted, the same command goes on where it stopped.',
@@ -71,7 +71,7 @@ COMMANDS = (
   ),
   Command(
     'calibrate',
-    'calm.decoding.calibrating:calibrate',
+    'calm.evaluation.calibrate:calibrate',
     'find the lowest exit threshold that keeps the text within a tolerance, and certify it',
     'Decodes a split with the full model and at one threshold after the other, and writes a '
     'certificate for each tolerance (DELTAS). Without --gin_file the configuration saved in the '
@@ -99,13 +99,14 @@ COMMANDS = (
   ),
   Command(
     'decode',
-    'calm.decoding.corpus:decode',
+    'calm.evaluation.predict:predict',
     'decode lines, JSON Lines or a split of the task to JSON Lines',
     'Without --gin_file the configuration saved in the workdir by `calm train` is used. '
     'Interrupted, the same command with the same --output goes on where it stopped.',
     (
       Option('--input', 'DECODE_INPUT', "file of lines or JSON Lines; '-' is standard input"),
       Option('--output', 'DECODE_OUTPUT', "file of JSON Lines to write; '-' is standard output"),
+      Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used'),
     ),
   ),
   Command(

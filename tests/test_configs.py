@@ -8,11 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 import tensorflow_datasets as tfds
+from calm.decoding.stored import StoredSplit
 
 import gin
 from calm import configuration
 from calm.decoding import evaluation
-from calm.decoding.stored import StoredSplit
 from calm.models import pretrained, t5
 from calm.tasks import batches
 from calm.training import loop, losses

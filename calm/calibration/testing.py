@@ -9,10 +9,12 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from calm import fingerprints
 from calm.calibration import bounds
 
 PValue = Callable[[np.ndarray, float], np.ndarray]
@@ -47,6 +49,8 @@ class Calibration:
   `p_values` and `mean_losses` belong to the first thresholds of the descending `grid`, as far as
   testing went. `threshold` is the lowest that is certified: with probability at least 1 - epsilon
   over the calibration examples its expected loss is at most delta. None stands for never exiting.
+  `bound` and `procedure` are names as `name_of` gives them, with the arguments bound to them.
+  `losses` are those at each tested threshold, where p-values need more than their mean.
   """
 
   delta: float
@@ -58,6 +62,9 @@ class Calibration:
   mean_losses: tuple[float, ...]
   threshold: float | None
   num_examples: int
+  bound_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  procedure_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  losses: tuple[tuple[float, ...], ...] | None = None
 
   def __post_init__(self):
     for field in ('delta', 'epsilon'):
@@ -79,6 +86,11 @@ class Calibration:
     object.__setattr__(self, 'num_examples', operator.index(self.num_examples))
     if self.num_examples < 1:
       raise ValueError(f'num_examples must be positive, not {self.num_examples}.')
+    if self.losses is not None:
+      losses = tuple(tuple(float(loss) for loss in row) for row in self.losses)
+      object.__setattr__(self, 'losses', losses)
+      if [len(row) for row in losses] != [self.num_examples] * len(self.mean_losses):
+        raise ValueError('losses are not one for each example at each tested threshold.')
 
 
 def calibrate(
@@ -115,6 +127,7 @@ def calibrate(
   check_sample_size(num_examples, delta, epsilon, p_value, procedure, len(grid))
   p_values: list[float] = []
   mean_losses: list[float] = []
+  tested: list[tuple[float, ...]] = []
   for threshold in grid:
     # Could any of the rest be rejected, were its p-values zero?
     hopeful = procedure(_completed(p_values, 0.0, len(grid)), epsilon)
@@ -127,11 +140,15 @@ def calibrate(
       )
     p_values.append(float(p_value(losses, delta)))
     mean_losses.append(float(losses.mean()))
+    tested.append(tuple(losses.tolist()))
   return Calibration(
     delta=delta,
     epsilon=epsilon,
     bound=name_of(p_value),
+    bound_arguments=arguments_of(p_value),
     procedure=name_of(procedure),
+    procedure_arguments=arguments_of(procedure),
+    losses=None if name_of(p_value) in bounds.BOUNDS_OF_MEAN else tuple(tested),
     grid=grid,
     p_values=tuple(p_values),
     mean_losses=tuple(mean_losses),
@@ -263,13 +280,14 @@ def check_sample_size(
 
 def name_of(function: Callable) -> str:
   """What a certificate calls a function: bare if it is of this package, else with its module."""
-  if isinstance(function, functools.partial):
-    fixed = [repr(value) for value in function.args]
-    fixed += [f'{key}={value!r}' for key, value in function.keywords.items()]
-    return f'{name_of(function.func)}({", ".join(fixed)})'
-  name = getattr(function, '__qualname__', type(function).__qualname__)
-  module = getattr(function, '__module__', type(function).__module__)
-  return name if module.startswith('calm.calibration.') else f'{module}.{name}'
+  name = fingerprints.name_of(function)
+  module = name.rpartition('.')[0]
+  return name.removeprefix(f'{module}.') if module.startswith('calm.calibration') else name
+
+
+def arguments_of(function: Callable) -> dict[str, Any]:
+  """The arguments bound to a function, as JSON takes them."""
+  return fingerprints.identity(function).get('bound', {})
 
 
 def _completed(p_values, value, size):

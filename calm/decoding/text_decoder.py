@@ -1,36 +1,36 @@
-"""From texts to predictions, a batch at a time: tokens in, JSON-ready results out."""
+"""From texts to predictions, a batch at a time: examples in, JSON-ready rows out."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm.calibration.fingerprints import describe, fingerprint
+from calm import fingerprints
 from calm.decoding import decoder as decoders
-from calm.decoding.items import Item
+from calm.exits.families import Family
+from calm.exits.rules import NeverExit
+from calm.tasks import batches
+from calm.tasks import identity as identities
+from calm.tasks.examples import Example
 
-# What is said of a prediction; `predictions` stands for `prediction` if there are several.
-RESULTS = (
-  'prediction',
-  'predictions',
-  'num_tokens',
-  'layers_per_token',
-  'log_prob',
-  'sampling_log_prob',
-  'tokens',
-  'exit_layers',
-  'num_logits',
-)
 _SHORTEST = 32
+# Whose code decides what is said of an example.
+CODE = ('calm.models', 'calm.tasks', 'calm.exits', 'calm.decoding')
 
 
 @dataclasses.dataclass(frozen=True)
 class TextDecoder:
-  """Decodes batches of items; what a row gives depends on its item alone.
+  """Decodes examples; what a row says depends on its example alone.
+
+  A `calm.evaluation.predictor.Predictor` whose units are the tokens generated, EOS among them, and
+  whose costs are 'layers', decoder layers run, and 'logits', those computed. A row also has
+  `log_prob`, in nats, `sampling_log_prob` if tokens are drawn, and, if asked for, what is known of
+  each token. Of several samples it is the likeliest one's; all stand in `samples`.
 
   Raises:
     ValueError: the model cannot read or end what the vocabulary makes of text.
@@ -43,7 +43,28 @@ class TextDecoder:
   batch_size: int = 32
   truncate: bool = False  # Cut longer inputs instead of raising an error.
   seed: int = 0  # Of draws; an input's depend on it and the input's index.
+  exits: Family | None = None  # What `at` gives; the decoder's own rule need not be one of them.
   per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
+
+  unit = 'token'
+  flags = {  # noqa: RUF012, never written
+    'rule': '--gin.RULE',
+    'rule.measure': '--gin.MEASURE',
+    'rule.measure.opens_at': '--gin.GATE_OPENS_AT',
+    'rule.threshold': '--gin.THRESHOLD',
+    'rule.threshold.tau': '--gin.TAU',
+    'rule.threshold.max_length': '--gin.MAX_DECODE_STEPS',
+    'rule.min_exit': '--gin.MIN_EXIT',
+    'params': '--workdir',
+    'model': '--workdir or --gin.CONFIG',
+    'vocabulary': '--gin.VOCABULARY',
+    'inputs_length': '--gin.INPUTS_LENGTH',
+    'max_decode_steps': '--gin.MAX_DECODE_STEPS',
+    'truncate': '--gin.TRUNCATE',
+    'seed': '--gin.SEED',
+    'fill': '--gin.decoder.Decoder.fill',
+    'sampling': '--gin.decoder.Decoder.sampling',
+  }
 
   def __post_init__(self):
     for field in ('inputs_length', 'batch_size'):
@@ -64,71 +85,146 @@ class TextDecoder:
     object.__setattr__(self, 'params', jax.tree.map(jnp.asarray, self.params))
 
   @property
-  def settings(self) -> dict[str, Any]:
-    """All that results depend on beside their inputs, as JSON."""
-    return {
-      'decoder': describe(self.decoder),
-      'params': fingerprint(self.params),
-      'vocabulary': describe(self.vocabulary),
-      'inputs_length': self.inputs_length,
-      'batch_size': self.batch_size,
-      'truncate': self.truncate,
-      'seed': self.seed,
-      'results': RESULTS if self.per_token else [],
-    }
+  def name(self) -> str:
+    """That of the family of rules: its measure's, if it has one."""
+    return self._family.name
 
-  def tokenize(self, text: str, where: str = 'the text') -> np.ndarray:
-    """Tokens int32[n] of a text, EOS at their end; `where` names it in errors.
+  @property
+  def results(self) -> tuple[str, ...]:
+    """All names that a row may have."""
+    per_token = ('input_tokens', 'tokens', 'exit_layers', 'num_logits') if self.per_token else ()
+    drawn = ('sampling_log_prob',) if self.decoder.draws else ()
+    several = ('samples',) if self.decoder.sampling.num_samples > 1 else ()
+    return ('prediction', 'units', 'costs', 'log_prob', *drawn, *per_token, *several)
+
+  @property
+  def identity(self) -> Mapping[str, Any]:
+    """Model, parameters, vocabulary, rule, lengths and code, by content.
+
+    How many are decoded at once does not count: a row does not see its batch.
+    """
+    return self._identity(self.decoder.rule)
+
+  @property
+  def family(self) -> Mapping[str, Any]:
+    """The same, whatever the threshold. Raises ValueError if there is no rule with one."""
+    return self._identity(self._family)
+
+  def at(self, threshold: float | None) -> 'TextDecoder':
+    """The same at a threshold of the family; None never exits."""
+    return self.with_rule(NeverExit() if threshold is None else self._family(threshold))
+
+  def with_rule(self, rule) -> 'TextDecoder':
+    """The same by any rule."""
+    return self.with_decoder(rule=rule)
+
+  def with_decoder(self, **changes: Any) -> 'TextDecoder':
+    """The same with other settings of the decoder."""
+    # Not through __init__, which would look at all the parameters again.
+    decoder = dataclasses.replace(self.decoder, **changes)
+    return dataclasses.replace(self, decoder=decoder)
+
+  def check(self, examples: Sequence[Example]) -> None:
+    """Raises a ValueError that names the first example that is too long or cannot be encoded."""
+    for example in examples:
+      self.tokenize(example)
+
+  def tokenize(self, example: Example) -> np.ndarray:
+    """Tokens int32[n] of an example's text, EOS at their end; none if it has no text.
 
     Raises:
-      ValueError: there are more than inputs_length, and they are not to be cut.
+      ValueError: there are more than inputs_length, and they are not to be cut; names the example.
     """
-    from calm.tasks import batches
-
+    if not example.texts:
+      return np.zeros(0, np.int32)
+    (text,) = example.texts.values()
     try:
       text.encode('utf-8')
     except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair.
-      raise ValueError(f'{where}: a text cannot be written as UTF-8: {error}.') from None
+      raise ValueError(f'{example.where}: a text cannot be written as UTF-8: {error}.') from None
     (tokens,) = batches.encode(self.vocabulary, [text])
     ended = np.array([*tokens, self.vocabulary.eos_id], np.int32)
-    return batches.fit(ended, self.inputs_length, self.truncate, where, 'inputs')
+    return batches.fit(ended, self.inputs_length, self.truncate, example.where, 'inputs')
 
-  def __call__(self, items: Sequence[Item]) -> list[dict[str, Any]]:
-    """The results of at most batch_size items, in their order, named as in `RESULTS`."""
-    from calm.tasks import batches
-
-    length = padded_length(max(len(item.tokens) for item in items), self.inputs_length)
-    tokens = batches.pad_rows([item.tokens for item in items], length, self.batch_size)
-    decoded = jax.device_get(self.decoder(self.params, tokens, key=self._keys(items)))
+  def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """The rows of at most batch_size examples, in their order."""
+    inputs = [self.tokenize(example) for example in examples]
+    length = padded_length(max(map(len, inputs)), self.inputs_length)
+    tokens = batches.pad_rows(inputs, length, self.batch_size)
+    decoded = jax.device_get(self.decoder(self.params, tokens, key=self._keys(examples)))
     samples = decoded.tokens.shape[0] // self.batch_size
-    rows = [self._result(decoded, row) for row in range(len(items) * samples)]
-    if samples == 1:
-      return rows
-    return [_side_by_side(rows[at : at + samples]) for at in range(0, len(rows), samples)]
+    rows = [self._row(decoded, row) for row in range(len(examples) * samples)]
+    rows = [best_sample(rows[at : at + samples]) for at in range(0, len(rows), samples)]
+    if self.per_token:
+      rows = [{**row, 'input_tokens': len(own)} for row, own in zip(rows, inputs, strict=True)]
+    return rows
 
-  def _keys(self, items):
+  @property
+  def _family(self) -> Family:
+    if self.exits is None:
+      raise ValueError('There is no rule with a threshold: give `exits`, as @families.family().')
+    return self.exits
+
+  def _identity(self, rule):
+    config = self.decoder.model.config
+    drawn = {'seed': self.seed} if self.decoder.draws else {}
+    return {
+      'model': fingerprints.identity(config),
+      'params': _params_fingerprint(_Unhashed(self.params)),
+      'vocabulary': fingerprints.identity(identities.describe_vocabulary(self.vocabulary)),
+      'rule': fingerprints.identity(rule),
+      'fill': self.decoder.fill,
+      'sampling': fingerprints.identity(self.decoder.sampling),
+      'max_decode_steps': self.decoder.max_decode_steps,
+      'inputs_length': self.inputs_length,
+      'truncate': self.truncate,
+      **drawn,
+      'code': fingerprints.code(*CODE),
+    }
+
+  def _keys(self, examples):
     if not self.decoder.draws:
       return None
     indices = np.zeros(self.batch_size, np.int32)
-    indices[: len(items)] = [item.index for item in items]
+    indices[: len(examples)] = [example.index for example in examples]
     return decoders.row_keys(jax.random.key(self.seed), jnp.asarray(indices))
 
-  def _result(self, decoded, row):
+  def _row(self, decoded, row):
     exit_layer = decoded.exit_layer[row]
+    num_logits = decoded.num_logits[row]
     num_tokens = int((exit_layer > 0).sum())
     result = {
       'prediction': self.vocabulary.decode(decoded.tokens[row, :num_tokens].tolist()),
-      'num_tokens': num_tokens,
-      'layers_per_token': round(int(exit_layer.sum()) / max(1, num_tokens), 6),
+      'units': num_tokens,
+      'costs': {'layers': int(exit_layer.sum()), 'logits': int(num_logits.sum())},
       'log_prob': _number(decoded.log_prob[row]),
     }
     if self.per_token:
       result['tokens'] = decoded.tokens[row, :num_tokens].tolist()
       result['exit_layers'] = exit_layer[:num_tokens].tolist()
-      result['num_logits'] = decoded.num_logits[row, :num_tokens].tolist()
+      result['num_logits'] = num_logits[:num_tokens].tolist()
     if self.decoder.draws:
       result['sampling_log_prob'] = _number(decoded.sampling_log_prob[row])
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unhashed:
+  """Parameters as a key of a cache: the very same arrays are equal, no others."""
+
+  params: Any
+
+  def __hash__(self):
+    return hash(tuple(map(id, jax.tree.leaves(self.params))))
+
+  def __eq__(self, other):
+    mine, its = jax.tree.leaves(self.params), jax.tree.leaves(other.params)
+    return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _params_fingerprint(key: _Unhashed) -> str:
+  return fingerprints.fingerprint(key.params)
 
 
 def padded_length(longest: int, inputs_length: int) -> int:
@@ -136,21 +232,13 @@ def padded_length(longest: int, inputs_length: int) -> int:
   return min(max(_SHORTEST, 1 << max(0, longest - 1).bit_length()), inputs_length)
 
 
-def likeliest(result: dict[str, Any]) -> dict[str, Any]:
-  """The result of the sample of largest log_prob, or the only one."""
-  if 'predictions' not in result:
-    return result
-  log_probs = [-math.inf if value is None else value for value in result['log_prob']]
-  best = log_probs.index(max(log_probs))
-  each = {key: value[best] for key, value in result.items() if key in RESULTS}
-  return {**each, 'prediction': each.pop('predictions')}
+def best_sample(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """The row of the sample of largest log_prob; `samples` in it are all, if there are several."""
+  log_probs = [-math.inf if row['log_prob'] is None else row['log_prob'] for row in samples]
+  best = samples[log_probs.index(max(log_probs))]
+  return best if len(samples) == 1 else {**best, 'samples': list(samples)}
 
 
 def _number(value):
   """A float, or None where JSON has no number."""
   return float(value) if math.isfinite(value) else None
-
-
-def _side_by_side(rows):
-  names = {'prediction': 'predictions'}
-  return {names.get(key, key): [row[key] for row in rows] for key in rows[0]}

@@ -8,9 +8,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from calm.decoding.stored import Results
+from calm.evaluation.outcomes import Results
 from calm.exits import confidence
-from calm.reporting.study import Study, num_tokens
+from calm.reporting.study import Study
 
 
 def exact(measure: confidence.Measure) -> confidence.Measure | None:
@@ -31,21 +31,21 @@ def agreement(study: Study, thresholds: Mapping[str, Sequence[float]]) -> list[d
   """
   rows = []
   for name, values in thresholds.items():
-    sweep = study.sweeps[name]
-    rule: Any = sweep.rule_at(0.5)
-    measure = exact(rule.measure)
+    outcomes = study.outcomes[name]
+    confident = study.measure_of(name)
+    measure = None if confident is None else exact(confident)
     if measure is None:
       continue
-    other = study.sweep(measure, study.thresholds.get(name, study.threshold))
+    other = study.outcomes_of(measure, study.thresholds.get(name))
     for value in values:
-      likely, whole = sweep.at(value), other.at(value)
+      likely, whole = outcomes.at(value), other.at(value)
       rows.append(
         {
           'measure': name,
           'threshold': value,
           **compare(likely, whole),
-          'logits': _logits_per_token(likely),
-          'exact_logits': _logits_per_token(whole),
+          'logits': likely.cost_per_unit('logits'),
+          'exact_logits': whole.cost_per_unit('logits'),
         }
       )
   return rows
@@ -68,7 +68,3 @@ def compare(one: Results, other: Results) -> dict[str, float]:
     'exits': exits / max(1, compared),
     'texts': texts / max(1, len(one.rows)),
   }
-
-
-def _logits_per_token(results):
-  return float(sum(sum(row['num_logits']) for row in results.rows) / num_tokens(results).sum())

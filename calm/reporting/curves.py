@@ -1,7 +1,7 @@
 """The numbers behind the figures: rows of names and values, as they are written to CSV files.
 
-Figures of https://arxiv.org/abs/2207.07061: quality against layers per token for each measure
-(Fig. 3), and what a threshold that decays changes (Fig. 2b, 2c).
+Figures of https://arxiv.org/abs/2207.07061: quality against cost for each family (Fig. 3), and what
+a threshold that decays changes (Fig. 2b, 2c).
 """
 
 import functools
@@ -10,29 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from calm.decoding.stored import Results
-from calm.exits import confidence, rules, thresholds
+from calm.exits import confidence, thresholds
+from calm.reporting.comparison import Comparison, Way
 from calm.reporting.study import Study
 
 Rows = list[dict[str, Any]]
 
 
-def tradeoff(study: Study) -> Rows:
-  """Quality and cost of every measure at each threshold, of each fixed depth and of the oracle.
+def tradeoff(study: Comparison) -> Rows:
+  """Quality and cost of every family at each threshold, of each static system and the oracle.
 
-  Rows of 'kind' ('measure', 'static' with the full model as its last, 'oracle'), 'series',
-  'threshold' (None where there is none), 'layers' per token, 'flops' per token, 'similarity' to the
-  full model's text, and the task's metrics.
+  Rows of 'kind' ('measure', 'static' with the full system as its last, 'oracle'), 'series',
+  'threshold' (None where there is none), each cost per unit (as 'layers'), 'similarity' to the full
+  system's text, and the task's metrics.
   """
   rows = []
-  for name, sweep in study.sweeps.items():
+  for name in study.families:
     for threshold in study.grid:
-      found, rule = sweep.at(threshold), sweep.rule_at(threshold)
-      rows.append(_row(study, 'measure', name, threshold, found, rule))
-  for layer, found in study.static.items():
-    rows.append(_row(study, 'static', 'static', None, found, rules.FixedLayer(layer)))
-  rows.append(_row(study, 'static', 'static', None, study.full, rules.NeverExit()))
-  rows.append(_row(study, 'oracle', 'oracle', None, study.oracle, rules.Oracle()))
+      rows.append(_row(study, 'measure', name, threshold, study.at(name, threshold)))
+  rows += [_row(study, 'static', 'static', None, way) for way in (*study.static, study.full)]
+  if study.oracle is not None:
+    rows.append(_row(study, 'oracle', 'oracle', None, study.oracle))
   return rows
 
 
@@ -54,15 +52,14 @@ def decay_shapes(value: float, taus: Sequence[float], max_length: int) -> Rows:
 def decay_tradeoff(study: Study, measure: confidence.Measure, taus: Sequence[float]) -> Rows:
   """One measure with a constant threshold and with thresholds that decay: rows as in `tradeoff`."""
   families: dict[str, Any] = {'constant': thresholds.Constant}
-  max_length = study.decoder.max_decode_steps
+  max_length = study.predictor.decoder.max_decode_steps
   for tau in taus:
     families[_named(tau)] = functools.partial(thresholds.Decaying, tau=tau, max_length=max_length)
   rows = []
   for name, threshold_of in families.items():
-    sweep = study.sweep(measure, threshold_of)
+    outcomes = study.outcomes_of(measure, threshold_of)
     for threshold in study.grid:
-      found, rule = sweep.at(threshold), sweep.rule_at(threshold)
-      rows.append(_row(study, 'measure', name, threshold, found, rule))
+      rows.append(_row(study, 'measure', name, threshold, study.way_of(outcomes, threshold)))
   return rows
 
 
@@ -70,14 +67,12 @@ def _named(tau):
   return f'tau = {tau:g}'
 
 
-def _row(study, kind, series, threshold, found: Results, rule):
-  weights = [row['num_tokens'] for row in found.rows]
+def _row(study: Comparison, kind, series, threshold, way: Way):
   return {
     'kind': kind,
     'series': series,
     'threshold': threshold,
-    'layers': found.layers_per_token,
-    'flops': float(np.average(study.flops(found, rule), weights=weights)),
-    'similarity': 1 - float(study.losses(found, 'textual').mean()),
-    **study.scores(found),
+    **{name: way.cost(name) for name in study.costs},
+    'similarity': 1 - float(study.losses(way, 'textual').mean()),
+    **study.scores(way),
   }

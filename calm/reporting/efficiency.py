@@ -1,4 +1,4 @@
-"""CALM's Table 2: what each measure saves at each tolerance, beside static depths and an oracle.
+"""CALM's Table 2: what each family saves at each tolerance, beside static systems and an oracle.
 
 Section 5 of https://arxiv.org/abs/2207.07061: 50 random trials, calibrated on 80 % of the examples
 and measured on the rest. What one would then use, the threshold certified on all examples, is
@@ -7,29 +7,25 @@ timed and scored, too.
 
 import csv
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from calm import fingerprints, storage
 from calm.calibration import bounds, testing
-from calm.calibration.fingerprints import describe, fingerprint
 from calm.calibration.trials import mean_and_std, random_trials
-from calm.decoding import journal
-from calm.decoding.stored import Results
-from calm.exits import rules
-from calm.reporting.study import Study, layers, num_tokens
-from calm.reporting.timing import time_rules
+from calm.reporting.comparison import Comparison, Way
 
 DELTAS = {'textual': (0.1, 0.25), 'risk': (0.02, 0.05)}  # The paper's.
 FOLDER = 'report'
 NAME = 'efficiency'
+CODE = ('calm.calibration', 'calm.evaluation', 'calm.reporting')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
+class TrialSettings:
   """How the trials are made and what is timed; see `calm.calibration.trials.random_trials`."""
 
   deltas: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=lambda: dict(DELTAS))
@@ -43,216 +39,196 @@ class Protocol:
   num_timed: int = 64  # examples, from the first on
   repeats: int = 5
 
-  def check(self, study: Study) -> None:
-    """Raises ValueError where a tolerance can never be certified, before anything is decoded."""
-    unknown = sorted(set(self.deltas) - set(study.objectives))
+  def check(self, compared: Comparison) -> None:
+    """Raises ValueError where a tolerance can never be certified, before anything is predicted."""
+    unknown = sorted(set(self.deltas) - set(compared.objectives))
     if unknown:
       raise ValueError(
-        f'deltas: {", ".join(unknown)} cannot be had with {testing.name_of(study.dissimilarity)}; '
-        f'there are {", ".join(study.objectives)}.'
+        f'deltas: {", ".join(unknown)} cannot be had with '
+        f'{testing.name_of(compared.dissimilarity)}; there are {", ".join(compared.objectives)}.'
       )
-    number = round(self.calibration_share * len(study.stored.examples))
+    number = round(self.calibration_share * len(compared.split.examples))
     for deltas in self.deltas.values():
       for delta in deltas:
-        grid = len(study.grid)
+        grid = len(compared.grid)
         testing.check_sample_size(number, delta, self.epsilon, self.p_value, self.procedure, grid)
 
 
-def trials(study: Study, protocol: Protocol | None = None) -> list[dict[str, Any]]:
+def trials(study: Comparison, settings: TrialSettings | None = None) -> list[dict[str, Any]]:
   """Prints, saves and returns the table: a dict per row.
 
-  `workdir`/report gets efficiency.json and efficiency.csv. There is a row for each objective, delta
-  and measure ('calibrated'), for each depth below the full one ('static'), the full model ('full')
-  and the oracle ('oracle'). `layers`, `flops_reduction` (decoder FLOPs of the full model over
-  these), `layer_flops_reduction` (the same without the head) and `loss` are means over trials in
+  `folder`/report gets efficiency.json and efficiency.csv. There is a row for each objective, delta
+  and family ('calibrated'), for each static system ('static'), the full one ('full') and the oracle
+  ('oracle'). The first cost stands as it is (as `layers`), of each other its reduction, the full
+  system's over this one's (as `flops_reduction`); these and `loss` are means over trials in
   calibrated rows, with `_std` their standard deviation; elsewhere they are of all examples.
-  `textual`, `risk`, the task's metrics and `speedup_batch_*` (full model's seconds per token over
-  these, encoder included) are of all examples at `threshold`, which all of them certify, None if
-  they certify none and the model never exits early.
+  `textual`, `risk`, the task's metrics and `speedup_batch_*` (full system's seconds per unit over
+  these) are of all examples at `threshold`, which all of them certify, None if they certify none
+  and nothing is answered early.
 
   Raises:
     ValueError: too few examples for a tolerance, or settings that do not fit.
   """
-  protocol = protocol or Protocol()
-  protocol.check(study)
-  table = Table(study, protocol)
-  rows = table.rows()
-  settings = settings_of(study, protocol)
-  folder = Path(study.workdir, FOLDER)
-  folder.mkdir(parents=True, exist_ok=True)
-  journal.write_json(folder / f'{NAME}.json', {'settings': settings, 'rows': rows})
+  settings = settings or TrialSettings()
+  settings.check(study)
+  rows = Table(study, settings).rows()
+  folder = Path(study.folder, FOLDER)
+  keep_earlier(folder, settings_of(study, settings))
+  record = {'settings': settings_of(study, settings), 'rows': rows}
+  storage.write_record(folder / f'{NAME}.json', record)
   write_csv(folder / f'{NAME}.csv', rows)
   print(as_text(rows))
   print(f'{folder / NAME}.json, {folder / NAME}.csv')
   return rows
 
 
-def settings_of(study: Study, protocol: Protocol) -> dict[str, Any]:
+def settings_of(study: Comparison, settings: TrialSettings) -> dict[str, Any]:
   """All that the table depends on, as JSON."""
-  return {
-    'task': study.task.name,
-    'split': study.split,
-    'examples': study.stored.data_fingerprint,
-    'decoder': study.text_decoder.settings,
-    'rules': {sweep.name: describe(sweep.rule_at(0.5)) for sweep in study.sweeps.values()},
-    'grid': list(study.grid),
-    'dissimilarity': testing.name_of(study.dissimilarity),
-    'protocol': fingerprint(describe(protocol)),
-  }
+  code = {'code': fingerprints.code(*CODE)}
+  return {**study.identity, 'trials': fingerprints.identity(settings), **code}
 
 
-def read(study: Study, protocol: Protocol) -> list[dict[str, Any]] | None:
-  """The rows that `trials` has saved for the same study and protocol, or None."""
-  path = Path(study.workdir, FOLDER, f'{NAME}.json')
-  if not path.is_file():
+def read(study: Comparison, settings: TrialSettings) -> list[dict[str, Any]] | None:
+  """The rows that `trials` has saved for the same comparison and settings, or None."""
+  try:
+    saved = storage.read_record(Path(study.folder, FOLDER, f'{NAME}.json'))
+  except FileNotFoundError:
     return None
-  saved = json.loads(path.read_text(encoding='utf-8'))
-  settings = json.loads(json.dumps(settings_of(study, protocol)))
-  return saved['rows'] if saved['settings'] == settings else None
+  except storage.DamagedError as error:
+    storage.warn(f'{error} It is made again.')
+    return None
+  same = not fingerprints.differences(saved['settings'], settings_of(study, settings))
+  return saved['rows'] if same else None
+
+
+def keep_earlier(folder: Path, settings: Mapping[str, Any]) -> None:
+  """Moves what was made with other settings into a folder of its own; says what has changed."""
+  table = folder / f'{NAME}.json'
+  try:
+    saved = storage.read_record(table)['settings']
+  except (FileNotFoundError, storage.DamagedError, KeyError):
+    return
+  differences = fingerprints.differences(saved, settings)
+  if not differences:
+    return
+  digits = fingerprints.fingerprint(saved).removeprefix(fingerprints.FINGERPRINT)[:8]
+  earlier = folder / f'earlier-{digits}'
+  earlier.mkdir(exist_ok=True)
+  for path in folder.iterdir():
+    if path.is_file():
+      path.replace(earlier / path.name)
+  storage.warn(
+    f'{folder}: made anew, since {fingerprints.in_words(differences)} ({earlier} stays).'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
   """Makes the rows."""
 
-  study: Study
-  protocol: Protocol
+  study: Comparison
+  settings: TrialSettings
 
   def rows(self) -> list[dict[str, Any]]:
-    """The full model's row first, static depths, the oracle, then what was calibrated."""
+    """The full system's row first, static ones, the oracle, then what was calibrated."""
     study = self.study
-    never = rules.NeverExit()
-    rows = [self._plain('full', f'{study.num_layers} layers', study.full, never)]
-    for layer, results in study.static.items():
-      name = '1 layer' if layer == 1 else f'{layer} layers'
-      rows.append(self._plain('static', name, results, rules.FixedLayer(layer)))
-    rows.append(self._plain('oracle', 'oracle', study.oracle, rules.Oracle()))
-    for name in study.sweeps:
-      rows.extend(self._calibrated(name))
+    rows = [self._plain('full', study.full)]
+    rows += [self._plain('static', way) for way in study.static]
+    if study.oracle is not None:
+      rows.append(self._plain('oracle', study.oracle))
+    for family in study.families:
+      rows.extend(self._calibrated(family))
     self._time(rows)
-    order = ['full', 'static', 'oracle', *self.protocol.deltas]
+    order = ['full', 'static', 'oracle', *self.settings.deltas]
 
     def place(row):
       return order.index(row['objective'] or row['kind']), row['delta'] or 0
 
     return sorted(rows, key=place)
 
-  def _plain(self, kind, name, results, rule):
-    """A row of a rule that needs no calibration."""
-    full = self._cost_per_token(self.study.full, rules.NeverExit())
-    cost = self._cost_per_token(results, rule)
-    costs = {
-      'layers': cost['layers'],
-      'flops_reduction': full['flops'] / cost['flops'],
-      'layer_flops_reduction': full['layer_flops'] / cost['layer_flops'],
-    }
-    return _row(kind, name) | costs | self._of_all(results)
+  def _plain(self, kind, way: Way):
+    """A row of what needs no calibration."""
+    first, *others = self.study.costs
+    costs = {first: way.cost(first)}
+    costs |= {f'{name}_reduction': self.study.full.cost(name) / way.cost(name) for name in others}
+    timed = {'way': None if kind == 'oracle' else way}
+    return _row(kind, way.label) | costs | self._of_all(way) | timed
 
-  def _calibrated(self, name):
-    """Rows of a measure: one per objective and delta."""
-    study, protocol, sweep = self.study, self.protocol, self.study.sweeps[name]
-    never = rules.NeverExit()
-    full_costs = self._costs(study.full, never)
-    found = [sweep.at(threshold) for threshold in study.grid]
-    exits = [sweep.rule_at(threshold) for threshold in study.grid]
-    costs = [self._costs(*each) for each in zip(found, exits, strict=True)]
-    for objective, deltas in protocol.deltas.items():
-      losses = np.stack([study.losses(results, objective) for results in found])
+  def _calibrated(self, family) -> Iterator[dict[str, Any]]:
+    """Rows of a family: one per objective and delta."""
+    study, settings = self.study, self.settings
+    ways = [study.at(family, threshold) for threshold in study.grid]
+    first, *others = study.costs
+    for objective, deltas in settings.deltas.items():
+      losses = np.stack([study.losses(way, objective) for way in ways])
       for delta in deltas:
         run = random_trials(
           losses,
-          {key: np.stack([cost[key] for cost in costs]) for key in costs[0]},
-          full_costs,
+          {name: np.stack([way.costs[name] for way in ways]) for name in study.costs},
+          {name: study.full.costs[name] for name in study.costs},
           grid=study.grid,
           delta=delta,
-          epsilon=protocol.epsilon,
-          p_value=protocol.p_value,
-          procedure=protocol.procedure,
-          weights=np.stack([num_tokens(results) for results in found]),
-          full_weights=num_tokens(study.full),
-          num_trials=protocol.num_trials,
-          calibration_share=protocol.calibration_share,
-          seed=protocol.seed,
+          epsilon=settings.epsilon,
+          p_value=settings.p_value,
+          procedure=settings.procedure,
+          weights=np.stack([way.units for way in ways]),
+          full_weights=study.full.units,
+          num_trials=settings.num_trials,
+          calibration_share=settings.calibration_share,
+          seed=settings.seed,
         )
         threshold = self._certified(losses, delta)
-        chosen = study.full if threshold is None else sweep.at(threshold)
-        averages = {
-          'layers': run.costs['layers'],
-          'flops_reduction': run.reduction('flops'),
-          'layer_flops_reduction': run.reduction('layer_flops'),
-          'loss': run.risks,
-        }
-        row = _row('calibrated', sweep.name, objective, delta)
-        for key, values in averages.items():
+        chosen = study.full if threshold is None else ways[study.grid.index(threshold)]
+        averages = {first: run.costs[first]}
+        averages |= {f'{name}_reduction': run.reduction(name) for name in others}
+        row = _row('calibrated', family, objective, delta)
+        for key, values in (averages | {'loss': run.risks}).items():
           row[key], row[f'{key}_std'] = mean_and_std(values)
-        row |= {'never_exits': run.share_never_exiting, 'threshold': threshold}
-        row['rule'] = never if threshold is None else sweep.rule_at(threshold)
+        row |= {'never_exits': run.share_never_exiting, 'threshold': threshold, 'way': chosen}
         yield row | self._of_all(chosen)
 
   def _certified(self, losses, delta):
     """The threshold that all examples certify, or None."""
-    protocol, grid = self.protocol, self.study.grid
+    settings, grid = self.settings, self.study.grid
     calibration = testing.calibrate(
       lambda threshold: losses[grid.index(threshold)],
       grid,
       delta,
-      protocol.epsilon,
+      settings.epsilon,
       num_examples=losses.shape[1],
-      p_value=protocol.p_value,
-      procedure=protocol.procedure,
+      p_value=settings.p_value,
+      procedure=settings.procedure,
     )
     return calibration.threshold
 
-  def _of_all(self, results: Results):
+  def _of_all(self, way: Way):
     """Losses and metrics of all examples."""
     study = self.study
-    losses = {name: float(study.losses(results, name).mean()) for name in study.objectives}
-    return losses | study.scores(results)
-
-  def _costs(self, results: Results, rule):
-    """Per example float64[n], each per token: layers, FLOPs, and FLOPs without the head's."""
-    return {
-      'layers': layers(results),
-      'flops': self.study.flops(results, rule),
-      'layer_flops': self.study.flops(results, rule, with_head=False),
-    }
-
-  def _cost_per_token(self, results, rule):
-    weights = num_tokens(results)
-    costs = self._costs(results, rule)
-    return {key: float(np.average(values, weights=weights)) for key, values in costs.items()}
+    losses = {name: float(study.losses(way, name).mean()) for name in study.objectives}
+    return losses | study.scores(way)
 
   def _time(self, rows):
-    """Enters the speed-ups; a rule that several rows share is timed once."""
-    study, protocol = self.study, self.protocol
-    by_name: dict[str, Any] = {}
-    for row in rows:
-      rule = row.pop('rule', None)
-      if row['kind'] == 'full' or isinstance(rule, rules.NeverExit):
-        by_name['full'], row['timed'] = rules.NeverExit(), 'full'
-      elif row['kind'] == 'static':
-        layer = int(row['measure'].split()[0])
-        by_name[row['measure']], row['timed'] = rules.FixedLayer(layer), row['measure']
-      elif rule is not None:
-        row['timed'] = f'{row["measure"]} {row["threshold"]:g}'
-        by_name[row['timed']] = rule
-    inputs = [example.inputs for example in study.stored.examples[: protocol.num_timed]]
-    for batch_size in protocol.timed_batch_sizes:
-      times = time_rules(
-        study.decoder,
-        study.text_decoder.params,
-        inputs,
-        by_name,
+    """Enters the speed-ups; what several rows share is timed once."""
+    ways, names = {'full': self.study.full}, {}
+    for number, row in enumerate(rows):
+      way = row.pop('way')
+      if way is not None:
+        at = row.get('threshold')
+        name = (
+          'full'
+          if way is self.study.full
+          else row['measure'] + (f' {at:g}' if at is not None else '')
+        )
+        ways[name], names[number] = way, name
+    for batch_size in self.settings.timed_batch_sizes:
+      seconds = self.study.seconds(
+        ways,
         batch_size=batch_size,
-        repeats=protocol.repeats,
-        inputs_length=study.inputs_length,
+        num_examples=self.settings.num_timed,
+        repeats=self.settings.repeats,
       )
-      for row in rows:
-        if 'timed' in row:
-          seconds = times[row['timed']].seconds_per_token
-          row[f'speedup_batch_{batch_size}'] = times['full'].seconds_per_token / seconds
-    for row in rows:
-      row.pop('timed', None)
+      for number, name in names.items():
+        rows[number][f'speedup_batch_{batch_size}'] = seconds['full'] / seconds[name]
 
 
 def _row(kind, measure, objective=None, delta=None):

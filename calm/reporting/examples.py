@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from calm.calibration import consistency
-from calm.decoding.stored import Results
+from calm.reporting.comparison import Way
 from calm.reporting.study import Study
 
 # Which examples are shown: those at these quantiles of the distance from the full model's text.
@@ -38,24 +38,24 @@ class Shown:
 
 
 def examples(study: Study, name: str, thresholds: Sequence[float]) -> list[Shown]:
-  """Examples decoded by measure `name` (of `study.sweeps`) at thresholds.
+  """Examples decoded by measure `name` (of `study.families`) at thresholds.
 
   Those at QUANTILES of the distance at the last threshold, fewer if the same example is at several.
   """
-  found = {threshold: study.sweeps[name].at(threshold) for threshold in thresholds}
+  found = {threshold: study.at(name, threshold) for threshold in thresholds}
   distances = {threshold: study.losses(found[threshold], 'textual') for threshold in thresholds}
   increases = {threshold: _risk_increase(study, found[threshold]) for threshold in thresholds}
   order = np.argsort(distances[thresholds[-1]], kind='stable')
   chosen: dict[int, float] = {}
   for quantile in QUANTILES:
     chosen.setdefault(int(order[round(quantile * (len(order) - 1))]), quantile)
-  vocabulary = study.text_decoder.vocabulary
-  targets = study.stored.targets()
+  vocabulary = study.predictor.vocabulary
+  targets = study.split.references()
   shown = []
   for index, quantile in chosen.items():
     early = []
     for threshold in thresholds:
-      row = found[threshold].rows[index]
+      row = found[threshold].results.rows[index]
       parts = pieces(vocabulary, row['tokens'])
       increase = increases[threshold]
       early.append(
@@ -64,7 +64,7 @@ def examples(study: Study, name: str, thresholds: Sequence[float]) -> list[Shown
           pieces=tuple(zip(parts, row['exit_layers'], strict=True)),
           distance=float(distances[threshold][index]),
           risk_increase=None if increase is None else float(increase[index]),
-          layers_per_token=row['layers_per_token'],
+          layers_per_token=row['costs']['layers'] / max(1, row['units']),
         )
       )
     target: Any = targets[index]
@@ -72,9 +72,9 @@ def examples(study: Study, name: str, thresholds: Sequence[float]) -> list[Shown
       Shown(
         index=index,
         quantile=quantile,
-        inputs=study.stored.examples[index].inputs_text,
-        references=tuple(target) if isinstance(target, list | tuple) else (target,),
-        full=study.full.rows[index]['prediction'],
+        inputs=study.split.examples[index].texts['inputs'],
+        references=tuple(map(str, target if isinstance(target, list | tuple) else (target,))),
+        full=study.full.results.rows[index]['prediction'],
         early=tuple(early),
       )
     )
@@ -99,13 +99,15 @@ def pieces(vocabulary, tokens: Sequence[int]) -> list[str]:
   return parts
 
 
-def _risk_increase(study: Study, results: Results):
+def _risk_increase(study: Study, way: Way):
   """Risk less the full model's, float64[n], positive or not; None without references."""
   if 'risk' not in study.objectives:
     return None
-  references = study.stored.targets()
+  references = study.split.references()
   early, full = (
-    consistency.risks(each.predictions, references, study.dissimilarity)
-    for each in (results, study.full)
+    consistency.risks(
+      study.split.postprocessed(each.results.predictions), references, study.dissimilarity
+    )
+    for each in (way, study.full)
   )
   return early - full

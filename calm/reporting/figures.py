@@ -54,28 +54,31 @@ Row = Mapping[str, Any]
 
 
 @matplotlib.rc_context(_STYLE)
-def tradeoff(rows: Sequence[Row], quality: str) -> Figure:
-  """Fig. 3: `quality`, a name of the rows', against layers per token."""
+def tradeoff(rows: Sequence[Row], quality: str, costs: Mapping[str, str]) -> Figure:
+  """Fig. 3: `quality`, a name of the rows', against the first of `costs`, by name and label."""
+  cost, axis = next(iter(costs.items()))
   figure, (axes,) = _axes(1, (7.2, 4.4))
-  static = sorted((row for row in rows if row['kind'] == 'static'), key=lambda row: row['layers'])
-  _line(axes, static, 'layers', quality, label='static depth', color=_QUIET, marker='s', ls='--')
+  static = sorted((row for row in rows if row['kind'] == 'static'), key=lambda row: row[cost])
+  _line(axes, static, cost, quality, label='static depth', color=_QUIET, marker='s', ls='--')
   measures = [row for row in rows if row['kind'] == 'measure']
-  _lines(axes, measures, 'layers', quality)
+  _lines(axes, measures, cost, quality)
   for row in rows:
     if row['kind'] == 'oracle':
       style = {'marker': '*', 'ms': 13, 'ls': '', 'mfc': 'none', 'zorder': 5}
-      _line(axes, [row], 'layers', quality, label='oracle', color=_INK, **style)
-  axes.set(xlabel='decoder layers per token', ylabel=label(quality))
+      _line(axes, [row], cost, quality, label='oracle', color=_INK, **style)
+  axes.set(xlabel=axis, ylabel=label(quality))
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.legend()
   return figure
 
 
 @matplotlib.rc_context(_STYLE)
-def efficiency(rows: Sequence[Row]) -> Figure:
-  """Layers per token for each delta, mean and standard deviation over trials: one plot each
-  objective.
+def efficiency(rows: Sequence[Row], costs: Mapping[str, str]) -> Figure:
+  """The first of `costs` for each delta, mean and standard deviation over trials.
+
+  One plot for each objective; `costs` are as in `tradeoff`.
   """
+  cost, axis = next(iter(costs.items()))
   calibrated = [row for row in rows if row['kind'] == 'calibrated']
   objectives = list(dict.fromkeys(row['objective'] for row in calibrated))
   figure, plots = _axes(len(objectives), (7.2, 3.6), sharey=True)
@@ -89,8 +92,8 @@ def efficiency(rows: Sequence[Row]) -> Figure:
       shift = (i - (len(names) - 1) / 2) * 0.14
       axes.errorbar(
         [deltas.index(row['delta']) + shift for row in shown],
-        [row['layers'] for row in shown],
-        [row['layers_std'] for row in shown],
+        [row[cost] for row in shown],
+        [row[f'{cost}_std'] for row in shown],
         color=_SERIES[i % len(_SERIES)],
         marker=_MARKERS[i % len(_MARKERS)],
         ls='',
@@ -100,7 +103,7 @@ def efficiency(rows: Sequence[Row]) -> Figure:
     axes.set_xticks(range(len(deltas)), [f'{delta:g}' for delta in deltas])
     axes.set_xlim(-0.6, len(deltas) - 0.4)
     axes.set(xlabel='tolerance δ', title=f'{objective} consistency')
-  plots[0].set_ylabel('decoder layers per token')
+  plots[0].set_ylabel(axis)
   plots[0].set_ylim(bottom=0)  # Once all is drawn: it is the limit of both.
   figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
   return figure

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from calm import storage
 from calm.calibration import testing
 from calm.reporting import agreement, curves, efficiency, examples, figures, page, sensitivity
+from calm.reporting.comparison import Comparison
 from calm.reporting.study import Study
 
 PAGE = 'report.html'
@@ -15,7 +17,7 @@ PAGE = 'report.html'
 
 def report(
   study: Study,
-  protocol: efficiency.Protocol | None = None,
+  settings: efficiency.TrialSettings | None = None,
   *,
   quality: str | None = None,
   taus: Sequence[float] = (1.0, 4.0),
@@ -32,7 +34,7 @@ def report(
 
   Args:
     study: what is compared.
-    protocol: of the table; a table that `calm trials` has written is shown as it is.
+    settings: of the table; a table that `calm trials` has written is shown as it is.
     quality: the metric of Fig. 3, by its name in the task's; their first one by default.
     taus: how fast thresholds decay in Fig. 2b and 2c.
     positions: where a token is perturbed in Fig. 2a, from 0.
@@ -42,39 +44,40 @@ def report(
   Raises:
     ValueError: the task has no metric, or none of that name, or too few examples for a tolerance.
   """
-  protocol = protocol or efficiency.Protocol()
-  protocol.check(study)
+  settings = settings or efficiency.TrialSettings()
+  settings.check(study)
   metrics = list(study.scores(study.full))
   quality = quality or next(iter(metrics), 'similarity')
   if quality not in [*metrics, 'similarity']:
     raise ValueError(f'quality: {quality!r} is none of {", ".join([*metrics, "similarity"])}.')
-  folder = Path(study.workdir, efficiency.FOLDER)
+  folder = Path(study.folder, efficiency.FOLDER)
   folder.mkdir(parents=True, exist_ok=True)
+  efficiency.keep_earlier(folder, efficiency.settings_of(study, settings))
   show = Writer(folder)
   say('quality against layers')
   tradeoff = curves.tradeoff(study)
   say('efficiency by tolerance')
-  table = efficiency.read(study, protocol) or efficiency.trials(study, protocol)
+  table = efficiency.read(study, settings) or efficiency.trials(study, settings)
   say('likely words')
   compared = _agreement(study, folder, table)
   say('decaying thresholds')
   decaying = _decay(study, show, taus)
   say('wrong tokens')
   rows = sensitivity.sensitivity(study, positions, num_examples=num_perturbed, rank=rank)
-  wrong = _sensitivity(show, rows, rank, min(num_perturbed, len(study.stored.examples)))
+  wrong = _sensitivity(show, rows, rank, min(num_perturbed, len(study.split.examples)))
   say('examples')
   sections = [
-    _tradeoff(show, tradeoff, quality),
-    _efficiency(study, show, table, protocol),
+    _tradeoff(study, show, tradeoff, quality),
+    _efficiency(study, show, table, settings),
     *compared,
     decaying,
     wrong,
     _examples(study, table),
   ]
-  title = f'Early exits: {study.task.name}, {study.split}'
+  title = f'Early exits: {study.task.name}, {study.split.name}'
   summary = _summary(study, tradeoff, quality)
   path = folder / PAGE
-  path.write_text(page.page(title, summary, sections, study.num_layers), encoding='utf-8')
+  storage.write_text(path, page.page(title, summary, sections, study.num_layers))
   print(path)
   return path
 
@@ -103,22 +106,27 @@ def say(what: str) -> None:
   print(f'calm report: {what}', file=sys.stderr)
 
 
-def _summary(study: Study, tradeoff, quality) -> list[str]:
-  cfg = study.config
+def _summary(study: Comparison, tradeoff, quality) -> list[str]:
+  first = next(iter(study.costs))
   full = [row for row in tradeoff if row['kind'] == 'static'][-1]
-  oracle = next(row for row in tradeoff if row['kind'] == 'oracle')
+  oracle = next((row for row in tradeoff if row['kind'] == 'oracle'), None)
   name = figures.label(quality)
-  return [
-    f'{len(study.stored.examples)} examples of {study.task.name}, split {study.split}; a T5 of '
-    f'{cfg.num_encoder_layers} encoder and {cfg.num_decoder_layers} decoder layers, '
-    f'{cfg.emb_dim} wide, {cfg.vocab_size} words.',
-    f'The full model reaches {name} {full[quality]:.2f} with {cfg.num_decoder_layers} layers per '
-    "token; an oracle that stops as soon as the last layer's prediction stands, "
-    f'{oracle[quality]:.2f} with {oracle["layers"]:.2f}.',
+  lines = [
+    f'{len(study.split.examples)} examples of {study.split.task.name}, split {study.split.name}; '
+    f'{study.about}.',
+    f'The full system reaches {name} {full[quality]:.2f} with {full[first]:.2f} '
+    f'{study.costs[first]}.',
   ]
+  if oracle is not None:
+    lines.append(
+      "An oracle that stops as soon as the full system's prediction stands reaches "
+      f'{oracle[quality]:.2f} with {oracle[first]:.2f}.'
+    )
+  return lines
 
 
-def _tradeoff(show: Writer, rows, quality) -> str:
+def _tradeoff(study: Comparison, show: Writer, rows, quality) -> str:
+  label = next(iter(study.costs.values()))
   return page.section(
     'Quality against layers',
     'Each point is a threshold: the farther left, the fewer layers a token takes. A measure earns '
@@ -126,27 +134,28 @@ def _tradeoff(show: Writer, rows, quality) -> str:
     'oracle knows what the last layer will say, which no decoder can.',
     show(
       'tradeoff',
-      figures.tradeoff(rows, quality),
+      figures.tradeoff(rows, quality, study.costs),
       rows,
-      f'{figures.label(quality)} against decoder layers per token',
+      f'{figures.label(quality)} against {label}',
     ),
   )
 
 
-def _efficiency(study: Study, show: Writer, rows, protocol: efficiency.Protocol) -> str:
+def _efficiency(study: Comparison, show: Writer, rows, settings) -> str:
+  label = next(iter(study.costs.values()))
   return page.section(
     'Efficiency by tolerance',
-    f'Thresholds calibrated on {100 * protocol.calibration_share:g} % of the examples and measured '
-    f'on the others, {protocol.num_trials} times: mean ± standard deviation. Loss is the mean '
+    f'Thresholds calibrated on {100 * settings.calibration_share:g} % of the examples and measured '
+    f'on the others, {settings.num_trials} times: mean ± standard deviation. Loss is the mean '
     f'{testing.name_of(study.dissimilarity)} dissimilarity on the part not calibrated on; its '
-    f'expectation exceeds delta in at most {100 * protocol.epsilon:g} % of all calibrations. '
+    f'expectation exceeds delta in at most {100 * settings.epsilon:g} % of all calibrations. '
     'FLOPs are those of the decoder. Threshold, metrics and speed-up are those of a calibration '
     'on all examples.',
     show(
       efficiency.NAME,
-      figures.efficiency(rows),
+      figures.efficiency(rows, study.costs),
       rows,
-      'Decoder layers per token by tolerance',
+      f'{label[0].upper()}{label[1:]} by tolerance',
       folded=False,
     ),
   )
@@ -155,8 +164,8 @@ def _efficiency(study: Study, show: Writer, rows, protocol: efficiency.Protocol)
 def _agreement(study: Study, folder: Path, table) -> list[str]:
   """A section if some measure looks at likely words, else none; writes agreement.csv."""
   thresholds = {}
-  for name, sweep in study.sweeps.items():
-    found = {row.get('threshold') for row in table if row['measure'] == sweep.name} - {None}
+  for name in study.families:
+    found = {row.get('threshold') for row in table if row['measure'] == name} - {None}
     # The strictest, where nothing is certified.
     thresholds[name] = sorted(found, reverse=True) or study.grid[:1]
   rows = agreement.agreement(study, thresholds)
@@ -176,12 +185,13 @@ def _agreement(study: Study, folder: Path, table) -> list[str]:
 
 
 def _decay(study: Study, show: Writer, taus) -> str:
-  name, sweep = next(iter(study.sweeps.items()))
-  rule: Any = sweep.rule_at(0.5)
+  name, measure = next(
+    (name, measure) for name in study.families if (measure := study.measure_of(name)) is not None
+  )
   # Fig. 2b shows one lambda: the grid's nearest to 0.8.
   value = min(study.grid, key=lambda threshold: abs(threshold - 0.8))
-  shapes = curves.decay_shapes(value, taus, study.decoder.max_decode_steps)
-  found = curves.decay_tradeoff(study, rule.measure, taus)
+  shapes = curves.decay_shapes(value, taus, study.predictor.decoder.max_decode_steps)
+  found = curves.decay_tradeoff(study, measure, taus)
   return page.section(
     'Decaying thresholds',
     'A wrong token costs more the earlier it stands, so a threshold may be strict at first and '
@@ -212,7 +222,7 @@ def _sensitivity(show: Writer, rows, rank, num_examples) -> str:
 
 
 def _examples(study: Study, table) -> str:
-  name = next(iter(study.sweeps))
+  name = study.families[0]
   thresholds, certified = _thresholds(study, table, name)
   shown = examples.examples(study, name, thresholds)
   return page.section(
@@ -231,11 +241,10 @@ def _thresholds(study: Study, table: Sequence[dict[str, Any]], name: str):
 
   Those certified for textual consistency; where there are fewer than two, others of the grid.
   """
-  sweep = study.sweeps[name]
   certified = {
     row['threshold']: row['delta']
     for row in table
-    if row['objective'] == 'textual' and row['measure'] == sweep.name
+    if row['objective'] == 'textual' and row['measure'] == name
   }
   certified.pop(None, None)
   thresholds = sorted(certified, reverse=True)[:2]

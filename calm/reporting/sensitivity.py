@@ -5,7 +5,6 @@ prediction, or the tenth likeliest of the last layer's; all others are the last 
 and no state is copied.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ import jax.numpy as jnp
 
 from calm.decoding.likely_words import best_of
 from calm.decoding.sampling import Choice, likeliest, token_log_prob
-from calm.decoding.stored import Results, StoredSplit
+from calm.evaluation import calibrate
+from calm.evaluation.outcomes import predict_split
+from calm.evaluation.split import Split
 from calm.exits.rules import NeverExit
 from calm.reporting.study import Study
 
@@ -77,16 +78,16 @@ def sensitivity(
   """
   if min(positions, default=0) < 0 or not 1 <= rank <= study.config.vocab_size:
     raise ValueError(f'positions {positions} begin at 0, rank {rank} at 1, below the vocabulary.')
-  few = StoredSplit(study.task, study.split, study.stored.examples[:num_examples])
-  full = Results(study.full.rows[:num_examples], 0, 0.0)
+  few = Split(study.task, study.split.name, study.split.examples[:num_examples])
+  full = study.full.results.rows[:num_examples]
   rows = []
   for kind in KINDS:
     for position in positions:
-      reached = [i for i, row in enumerate(full.rows) if row['num_tokens'] > position]
+      reached = [i for i, row in enumerate(full) if row['units'] > position]
       if reached:
         results = _perturbed(study, few, kind, position, rank)
         values = [
-          study.dissimilarity(_output(study, results.rows[i]), _output(study, full.rows[i]))
+          study.dissimilarity(_output(study, results.rows[i]), _output(study, full[i]))
           for i in reached
         ]
         rows.append(
@@ -111,11 +112,9 @@ def _perturbed(study, few, kind, position, rank):
     changes: dict[str, Any] = {'rule': NeverExit(), 'sampling': RankedAt(position, rank)}
   else:
     changes = {'rule': FirstLayerAt(position), 'fill': 'true_states'}
-  decoder = dataclasses.replace(study.decoder, **changes)
-  text_decoder = dataclasses.replace(study.text_decoder, decoder=decoder)
-  folder = Path(study.workdir, 'calibration', study.split, 'perturbed', kind.replace(' ', '_'))
-  path = folder / f'{position}.jsonl'
-  results = few.decode(path, text_decoder)
-  if results.num_decoded:
-    print(f'{path}: {results.seconds:.1f} s', file=sys.stderr)
+  predictor = study.predictor.with_decoder(**changes)
+  folder = Path(study.workdir, calibrate.FOLDER, few.name, 'perturbed', kind.replace(' ', '_'))
+  results = predict_split(few, predictor, folder / str(position))
+  if results.num_predicted:
+    print(f'{results.folder}: {results.seconds:.1f} s', file=sys.stderr)
   return results

@@ -1,8 +1,7 @@
-"""A split decoded in every way that is compared, each way once, kept beside the calibration's."""
+"""CALM's comparison: a split decoded at all thresholds, at fixed depths, with an oracle."""
 
 import dataclasses
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,39 +9,39 @@ from typing import Any
 
 import numpy as np
 
+from calm import fingerprints
 from calm.calibration import consistency, testing
-from calm.decoding import evaluation
-from calm.decoding.calibrating import Sweep, losses_of_results, measure_name
-from calm.decoding.stored import Results
 from calm.decoding.text_decoder import TextDecoder
-from calm.exits import confidence, rules, thresholds
-from calm.reporting.cost import DecoderCost
+from calm.evaluation import calibrate
+from calm.evaluation.losses import losses_of_results, objectives_of
+from calm.evaluation.outcomes import Rerun, Results
+from calm.evaluation.split import Split, read_split
+from calm.exits import confidence, rules
+from calm.exits.families import Family
+from calm.reporting.comparison import Way
+from calm.reporting.cost_t5 import DecoderCost
+from calm.reporting.timing import time_rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-  """A split of a task, a model, and the measures that are compared on them.
+  """A split of a task, a model, and the measures that are compared on them: a `Comparison`.
 
   What is decoded is kept in `workdir`/calibration, where `calm calibrate` finds and leaves its own;
   interrupted, it goes on.
 
   Args:
     task: a `seqio.Task`.
-    split: its split, of examples that were not trained on.
-    decoder: a `calm.decoding.decoder.Decoder`; its rule is not used.
-    params: the parameters of its model.
+    split_name: its split, of examples that were not trained on.
+    predictor: decodes with the model, and says of each token where it stopped. Its `exits` are the
+      rule in which each measure takes its turn; a rule without a measure is compared beside them.
     workdir: folder of the run.
-    inputs_length: tokens of an input at most, EOS among them.
     measures: functions as in `calm.exits.confidence`; those over the exit classifier are left out
       if the model has none.
-    threshold: makes a threshold of a number: `thresholds.Constant`, or `thresholds.Decaying` with
-      its other numbers bound.
-    thresholds: the same by a measure's name, for measures that have one of their own.
+    thresholds: makes a threshold of a number, by a measure's name, for measures that have another
+      than the rule: `thresholds.Constant`, or `thresholds.Decaying` with its other numbers bound.
     grid: descending thresholds; 0.95 to 0 in steps of 0.05 by default.
     dissimilarity: of texts, from which losses are made.
-    min_exit: the first layer after which a token may stop.
-    batch_size: inputs decoded at once.
-    truncate: cut longer inputs instead of raising an error.
     limit: examples at most, from the first on.
 
   Raises:
@@ -50,25 +49,27 @@ class Study:
   """
 
   task: Any
-  split: str
-  decoder: Any
-  params: Any
+  split_name: str
+  predictor: TextDecoder
   workdir: str
-  inputs_length: int
   measures: Sequence[confidence.Measure] = (
     confidence.softmax_margin,
     confidence.Gated(),
     confidence.state_saturation,
     confidence.classifier,
   )
-  threshold: Callable = thresholds.Constant
   thresholds: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
   grid: Sequence[float] = dataclasses.field(default_factory=testing.descending_grid)
   dissimilarity: consistency.Dissimilarity = consistency.rouge_l
-  min_exit: int = 1
-  batch_size: int = 32
-  truncate: bool = False
   limit: int | None = None
+  unit: str = 'token'
+  costs: Mapping[str, str] = dataclasses.field(
+    default_factory=lambda: {
+      'layers': 'decoder layers per token',
+      'flops': 'decoder FLOPs per token',
+      'layer_flops': 'decoder FLOPs per token, without the head',
+    }
+  )
 
   def __post_init__(self):
     object.__setattr__(self, 'grid', testing.check_grid(self.grid))
@@ -79,115 +80,171 @@ class Study:
         f'Measures are {", ".join(names) or "missing"}: name at least one, each once, and no '
         f'thresholds of others ({", ".join(unknown) or "there are none"}).'
       )
+    object.__setattr__(self, 'predictor', dataclasses.replace(self.predictor, per_token=True))
 
   @property
   def config(self):
     """The T5Config of the model."""
-    return self.decoder.model.config
+    return self.predictor.decoder.model.config
 
   @property
   def num_layers(self) -> int:
     """L, the decoder layers of the model."""
     return self.config.num_decoder_layers
 
-  @functools.cached_property
-  def stored(self):
-    """The examples, a `calm.decoding.stored.StoredSplit`."""
-    options = {'inputs_length': self.inputs_length, 'truncate': self.truncate, 'limit': self.limit}
-    return evaluation.read_split(self.task, self.split, **options)
+  @property
+  def folder(self) -> str:
+    """The workdir."""
+    return self.workdir
+
+  @property
+  def about(self) -> str:
+    """The sizes of the model."""
+    cfg = self.config
+    return (
+      f'a T5 of {cfg.num_encoder_layers} encoder and {cfg.num_decoder_layers} decoder layers, '
+      f'{cfg.emb_dim} wide, {cfg.vocab_size} words'
+    )
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """The split, the model, and all that is compared."""
+    return fingerprints.identity(
+      {
+        **self.split.identity,
+        'data': self.split.data_fingerprint,
+        'full': self.predictor.at(None).identity,
+        'families': {name: outcomes.predictor.family for name, outcomes in self.outcomes.items()},
+        'grid': list(self.grid),
+        'dissimilarity': self.dissimilarity,
+      }
+    )
 
   @functools.cached_property
-  def text_decoder(self) -> TextDecoder:
-    """Decodes with the model, and says of each token after which layer it stopped."""
-    vocabulary = self.task.output_features['targets'].vocabulary
-    options = (self.inputs_length, self.batch_size, self.truncate)
-    return TextDecoder(self.decoder, self.params, vocabulary, *options, per_token=True)
+  def split(self) -> Split:
+    """The examples."""
+    return read_split(self.task, self.split_name, limit=self.limit)
 
   @functools.cached_property
-  def sweeps(self) -> dict[str, Sweep]:
-    """A Sweep for each measure that the model can follow, by the measure's name."""
+  def outcomes(self) -> dict[str, Rerun]:
+    """The split at any threshold, by each measure that the model can follow."""
     found = {}
+    if self.predictor.exits is not None and self.predictor.exits.confident is None:
+      found[self.predictor.name] = self._rerun(self.predictor.exits)
     for measure in self.measures:
       if 'exit_score' in confidence.needs(measure) and not self.config.exit_classifier:
         print(f'{measure.__name__}: left out, the model has no exit classifier.', file=sys.stderr)
         continue
-      threshold = self.thresholds.get(measure.__name__, self.threshold)
-      found[measure.__name__] = self.sweep(measure, threshold)
+      outcomes = self.outcomes_of(measure, self.thresholds.get(measure.__name__))
+      found[outcomes.name] = outcomes
     return found
 
-  def sweep(self, measure: confidence.Measure, threshold: Callable) -> Sweep:
-    """A Sweep of any measure and family of thresholds."""
-    rule_at = functools.partial(
-      rules.confident, measure=measure, threshold=threshold, min_exit=self.min_exit
-    )
-    folder = Path(self.workdir, 'calibration')
-    return Sweep(self.stored, self.text_decoder, rule_at, folder, measure_name(rule_at))
+  def outcomes_of(self, measure: confidence.Measure, threshold: Callable | None = None) -> Rerun:
+    """The split at any threshold by any measure, and of another kind of threshold if given."""
+    exits = self.predictor.exits
+    if exits is None or exits.confident is None:
+      exits = Family(rules.Confident(measure, 0.5))
+    return self._rerun(exits.with_measure(measure, threshold))
+
+  def measure_of(self, family: str) -> confidence.Measure | None:
+    """The measure of one of `families`; None if it is a rule of one's own without one."""
+    exits = self.outcomes[family].predictor.exits  # type: ignore[attr-defined]
+    return None if exits.confident is None else exits.confident.measure
+
+  @property
+  def families(self) -> list[str]:
+    """The measures by their names in paths."""
+    return list(self.outcomes)
 
   @functools.cached_property
-  def full(self) -> Results:
-    """What the full model gives."""
-    return self._any_sweep.full()
+  def full(self) -> Way:
+    """The full model."""
+    return self._way(f'{self.num_layers} layers', self._any.full(), rules.NeverExit())
 
   @functools.cached_property
-  def static(self) -> dict[int, Results]:
-    """What the model gives that always stops after layer d, for each d but the last."""
-    return {
-      layer: self._any_sweep.decode(f'fixed_layer/{layer}', rules.FixedLayer(layer))
-      for layer in range(1, self.num_layers)
-    }
+  def static(self) -> list[Way]:
+    """The model that always stops after layer d, for each d but the last."""
+    ways = []
+    for layer in range(1, self.num_layers):
+      label = '1 layer' if layer == 1 else f'{layer} layers'
+      ways.append(self._decoded(label, f'fixed_layer/{layer}', rules.FixedLayer(layer)))
+    return ways
 
   @functools.cached_property
-  def oracle(self) -> Results:
-    """What is given if each token stops at the first layer that predicts what the last does."""
-    return self._any_sweep.decode('oracle', rules.Oracle())
+  def oracle(self) -> Way:
+    """Each token stops at the first layer that predicts what the last does."""
+    return self._decoded('oracle', 'oracle', rules.Oracle())
 
-  def losses(self, results: Results, objective: str) -> np.ndarray:
-    """Losses float64[n] of results, by an objective of `objectives`."""
-    return self._losses[objective](results)
+  def at(self, family: str, threshold: float) -> Way:
+    """A measure at a threshold."""
+    return self.way_of(self.outcomes[family], threshold)
+
+  def way_of(self, outcomes: Rerun, threshold: float) -> Way:
+    """Any outcomes at a threshold."""
+    rule = outcomes.predictor.at(threshold).decoder.rule  # type: ignore[attr-defined]
+    return self._way(outcomes.name, outcomes.at(threshold), rule)
+
+  def losses(self, way: Way, objective: str) -> np.ndarray:
+    """Losses float64[n] by one of `objectives`."""
+    return self._losses[objective](way.results)
 
   @functools.cached_property
   def _losses(self):
     return {
-      objective: losses_of_results(self.stored, self.full, objective, self.dissimilarity)
+      objective: losses_of_results(self.split, self.full.results, objective, self.dissimilarity)
       for objective in self.objectives
     }
 
   @property
   def objectives(self) -> tuple[str, ...]:
     """What the dissimilarity can say something of: of tokens there are no references."""
-    compares_tokens = inspect.unwrap(self.dissimilarity) is consistency.token_disagreement
-    return ('textual',) if compares_tokens else ('textual', 'risk')
+    return objectives_of(self.dissimilarity)
 
-  def flops(self, results: Results, rule, *, with_head: bool = True) -> np.ndarray:
-    """Decoder FLOPs float64[n] of each example, per token it generated."""
-    cost = DecoderCost(self.config)
-    return np.array(
-      [
-        cost.sequence(
-          row['exit_layers'],
-          len(example.inputs),
-          rule,
-          row['num_logits'] if with_head else 0,
-        )
-        / max(1, row['num_tokens'])
-        for row, example in zip(results.rows, self.stored.examples, strict=True)
-      ]
+  def scores(self, way: Way) -> dict[str, float]:
+    """The task's metrics."""
+    return self.split.score(way.results.predictions)
+
+  def seconds(
+    self, ways: Mapping[str, Way], *, batch_size: int, num_examples: int, repeats: int
+  ) -> dict[str, float]:
+    """Seconds per token of each of `ways`, encoder included."""
+    times = time_rules(
+      self.predictor.decoder,
+      self.predictor.params,
+      [self.predictor.tokenize(example) for example in self.split.examples[:num_examples]],
+      {name: way.predictor.decoder.rule for name, way in ways.items()},
+      batch_size=batch_size,
+      repeats=repeats,
+      inputs_length=self.predictor.inputs_length,
     )
-
-  def scores(self, results: Results) -> dict[str, float]:
-    """The task's metrics of results."""
-    return evaluation.score(self.stored, results.predictions)
+    return {name: timing.seconds_per_token for name, timing in times.items()}
 
   @property
-  def _any_sweep(self):
-    return next(iter(self.sweeps.values()))
+  def _any(self) -> Rerun:
+    return next(iter(self.outcomes.values()))
 
+  def _rerun(self, exits: Family) -> Rerun:
+    predictor = dataclasses.replace(self.predictor, exits=exits)
+    return Rerun(self.split, predictor, Path(self.workdir, calibrate.FOLDER), exits.name)
 
-def num_tokens(results: Results) -> np.ndarray:
-  """Tokens float64[n] generated for each example."""
-  return np.array([row['num_tokens'] for row in results.rows], np.float64)
+  def _decoded(self, label, name, rule) -> Way:
+    return self._way(label, self._any.run(name, self.predictor.with_rule(rule)), rule)
 
+  def _way(self, label: str, results: Results, rule) -> Way:
+    costs = {
+      'layers': results.cost('layers'),
+      'flops': self._flops(results, rule, with_head=True),
+      'layer_flops': self._flops(results, rule, with_head=False),
+    }
+    return Way(label, results, costs, self.predictor.with_rule(rule))
 
-def layers(results: Results) -> np.ndarray:
-  """Layers per token float64[n] of each example."""
-  return np.array([row['layers_per_token'] for row in results.rows], np.float64)
+  def _flops(self, results, rule, *, with_head):
+    """Decoder FLOPs float64[n] of each example, per token it generated."""
+    cost = DecoderCost(self.config)
+    totals = [
+      cost.sequence(
+        row['exit_layers'], row['input_tokens'], rule, row['num_logits'] if with_head else 0
+      )
+      for row in results.rows
+    ]
+    return np.array(totals) / np.maximum(1, results.units)

@@ -244,9 +244,9 @@ def test_differences_are_words_and_never_fingerprints():
   one = described(confidence.softmax_margin, 4.0, 1)
   assert differences(one, json.loads(json.dumps(one))) == {}
   assert differences(one, described(confidence.state_saturation, 2.0, 2)) == {
-    'rule.measure': 'softmax_margin, now state_saturation',
-    'rule.threshold.tau': '4.0, now 2.0',
-    'params': 'changed',
+    'rule.measure': ('softmax_margin', 'state_saturation'),
+    'rule.threshold.tau': ('4.0', '2.0'),
+    'params': None,
   }
 
 

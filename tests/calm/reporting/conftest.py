@@ -5,9 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from calm.decoding.stored import Results, StoredSplit
 
 from calm.decoding import decoder
-from calm.decoding.stored import Results, StoredSplit
 from calm.exits import confidence
 from calm.models import t5
 from calm.reporting import efficiency, report

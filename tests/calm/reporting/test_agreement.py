@@ -3,6 +3,7 @@
 import csv
 
 from calm.decoding.stored import Results
+
 from calm.exits import confidence
 from calm.reporting import agreement, report
 

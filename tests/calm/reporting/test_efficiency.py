@@ -6,9 +6,9 @@ import functools
 import json
 
 import pytest
+from calm.decoding.stored import StoredSplit
 
 from calm.calibration import consistency
-from calm.decoding.stored import StoredSplit
 from calm.exits import confidence
 from calm.reporting import efficiency
 from calm.reporting.timing import Timing

@@ -1,4 +1,4 @@
-"""What is to be decoded: lines, records of files or examples of a task, as tokens.
+"""What is to be predicted: lines, or records of files, as examples.
 
 Text is read as it comes: plain lines or JSON Lines, from a file or a pipe, gzip or not.
 """
@@ -6,17 +6,15 @@ Text is read as it comes: plain lines or JSON Lines, from a file or a pipe, gzip
 import contextlib
 import dataclasses
 import functools
-import gzip
-import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
+from calm import storage
 from calm.tasks import lines
+from calm.tasks.examples import Example
 from calm.tasks.templates import Template
 
 STANDARD_INPUT = '-'
@@ -24,28 +22,18 @@ FORMATS = ('lines', 'jsonl')
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
-  """One input, and what its line of output begins with."""
-
-  index: int
-  tokens: np.ndarray  # int32[n] that end in EOS; empty if there is nothing to decode
-  head: Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
 class Reader:
   """Reads the inputs of a file, or of standard input ('-'), in their order.
 
-  Plain lines fill the one field of `template`, and a blank one gives an empty prediction, so that
-  lines of output and input correspond. Records of JSON Lines (or .tsv files with a header line)
-  fill it by their fields, which the output repeats.
+  Plain lines fill the one field of `template`, and a blank one is an example without a text, whose
+  prediction is empty, so that lines of output and input correspond. Records of JSON Lines (or .tsv
+  files with a header line) fill it by their fields, which the output repeats.
 
   Raises:
     ValueError: the format or the template does not fit.
   """
 
   path: str
-  tokenize: Callable[[str, str], np.ndarray]  # of a text and where it stands
   template: str = '{inputs}'
   input_format: str | None = None  # 'lines', 'jsonl', or by the path's ending
 
@@ -66,18 +54,18 @@ class Reader:
     """Whether the inputs can be read more than once."""
     return self.path != STANDARD_INPUT and not _is_pipe(self.path)
 
-  def __iter__(self) -> Iterator[Item]:
-    """Yields items.
+  def __iter__(self) -> Iterator[tuple[dict[str, Any], Example]]:
+    """Yields what a line of output begins with, and the example.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: a line is not UTF-8, does not parse, lacks a field, or is too long; the message
-        names file and line.
+      ValueError: a line is not UTF-8, does not parse, or lacks a field; the message names file and
+        line.
     """
     read = self._records if self._has_records else self._lines
     for index, (where, text, head) in enumerate(read()):
-      tokens = np.zeros(0, np.int32) if text is None else self.tokenize(text, where)
-      yield Item(index, tokens, {'index': index, **head})
+      texts = {} if text is None else {'inputs': text}
+      yield {'index': index, **head}, Example(index, where, texts, '', head)
 
   @functools.cached_property
   def _template(self):
@@ -110,18 +98,6 @@ class Reader:
       yield where, text, {'inputs': text, **record}
 
 
-def of_examples(examples: Iterable[Any]) -> list[Item]:
-  """Items of `calm.tasks.batches.Example`s."""
-  return [
-    Item(
-      example.index,
-      np.asarray(example.inputs, np.int32),
-      {'index': example.index, 'inputs': example.inputs_text, 'targets': example.targets_text},
-    )
-    for example in examples
-  ]
-
-
 def _is_pipe(path):
   return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
@@ -147,6 +123,4 @@ def _open(path):
           " '-' for standard input."
         )
       file = stack.enter_context(open(path, 'rb'))
-    if not isinstance(file, io.BufferedReader):
-      file = io.BufferedReader(file)
-    yield gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b'\x1f\x8b' else file
+    yield storage.unpacked(file)

@@ -11,7 +11,7 @@ from calm.decoding import cache as caches
 from calm.decoding import step as steps
 from calm.exits import confidence, rules
 from calm.models import t5
-from calm.reporting.cost import DecoderCost, num_filled
+from calm.reporting.cost_t5 import DecoderCost, num_filled
 
 # D = 2, N H = 3, F = 5: keys and values 2 * 2 * 2 * 3 = 24; queries and outputs of both attentions
 # 4 * 2 * 2 * 3 = 48, over k keys 4 * 3 * k, feed-forward 3 * 2 * 2 * 5 = 60; head 2 * 2 * 7 = 28.

@@ -1,0 +1,1 @@
+"""Run anything that answers on a split, keep what it says, calibrate on it."""

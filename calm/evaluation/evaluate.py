@@ -1,0 +1,85 @@
+"""Predicts a split of a task and says how good the predictions are, and what they cost."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from calm import storage
+from calm.calibration import bounds, testing
+from calm.evaluation import certified
+from calm.evaluation.outcomes import Results, predict_split
+from calm.evaluation.predictor import Predictor
+from calm.evaluation.split import read_split
+
+METRICS = 'metrics.json'
+FOLDER = 'evaluations'
+
+
+def evaluate(
+  *,
+  task,
+  split: str,
+  predictor: Predictor,
+  workdir: str,
+  limit: int | None = None,
+  name: str | None = None,
+  certificate: str | None = None,
+  p_value: testing.PValue = bounds.hoeffding_bentkus,
+  procedure: testing.Procedure = testing.fixed_sequence,
+) -> dict[str, Any]:
+  """Predicts a split, prints the task's metrics as JSON, and returns them.
+
+  `workdir`/evaluations/`name`/<8 hexadecimal digits of all that predictions depend on> gets
+  `predictions.jsonl` and `metrics.json`, of which `workdir`/evaluations/`name`.json is a copy. An
+  interrupted call is continued by the same call; what other parameters, settings or code have
+  predicted stays beside.
+
+  Args:
+    task: a `seqio.Task`; its postprocessing and metrics are called as seqio does.
+    split: its split.
+    predictor: answers.
+    workdir: folder of the run.
+    limit: examples at most, from the first on.
+    name: of the folder, as in 'test_threshold_0.9'; the split by default, with the certificate's
+      name if there is one.
+    certificate: path of what a calibration wrote; its threshold is used.
+    p_value: the bound of the certificate, if it is one of the user's.
+    procedure: likewise.
+
+  Returns:
+    The metrics of `task.metric_fns` and `num_examples`, each cost per unit (as `layers_per_token`,
+    over all generated tokens) and `seconds_per_example` (compilation included).
+
+  Raises:
+    ValueError: there are no examples, or one cannot be read (the message names it), or the
+      certificate was made for another system or task.
+  """
+  name = name or (f'{split}_{Path(certificate).stem}' if certificate else split)
+  with storage.lock(Path(workdir, FOLDER, f'.{name}.lock'), f'{workdir}/{FOLDER}/{name}'):
+    if certificate:
+      predictor = certified.at_certificate(
+        predictor, certificate, task, p_value=p_value, procedure=procedure
+      )
+    read = read_split(task, split, limit=limit)
+    results = predict_split(read, predictor, Path(workdir, FOLDER, name))
+    costs = {f'{cost}_per_{predictor.unit}': results.cost_per_unit(cost) for cost in results.costs}
+    metrics = {
+      **read.score(results.predictions),
+      'num_examples': len(read.examples),
+      **costs,
+      'seconds_per_example': _seconds_per_example(results),
+    }
+    for path in (results.folder / METRICS, Path(workdir, FOLDER, f'{name}.json')):
+      storage.write_json(path, metrics)
+  print(json.dumps(metrics, indent=2, ensure_ascii=False))
+  return metrics
+
+
+def _seconds_per_example(results: Results):
+  """Of the examples predicted now; an earlier run's if all were there; else None."""
+  if results.num_predicted:
+    return results.seconds / results.num_predicted
+  try:
+    return storage.read_json(results.folder / METRICS).get('seconds_per_example')
+  except (FileNotFoundError, storage.DamagedError):
+    return None
