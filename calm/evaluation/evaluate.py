@@ -80,6 +80,7 @@ def _seconds_per_example(results: Results):
   if results.num_predicted:
     return results.seconds / results.num_predicted
   try:
-    return storage.read_json(results.folder / METRICS).get('seconds_per_example')
+    value = storage.read_json(results.folder / METRICS).get('seconds_per_example')
   except (FileNotFoundError, storage.DamagedError):
     return None
+  return value if isinstance(value, float) else None

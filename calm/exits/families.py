@@ -90,8 +90,8 @@ def _at(rule: Any, value):
 def _with_value(threshold: Any, value):
   if isinstance(threshold, thresholds.PerLayer):
     raise ValueError('PerLayer has a value for each layer and no single one to calibrate.')
-  if hasattr(threshold, 'value') and hasattr(threshold, 'replace'):
-    return threshold.replace(value=value)
+  if dataclasses.is_dataclass(threshold) and hasattr(threshold, 'value'):
+    return dataclasses.replace(threshold, value=value)  # type: ignore[type-var]
   if callable(threshold):
     raise ValueError(f'{type(threshold).__name__} has no field `value` to calibrate.')
   return thresholds.Constant(value)

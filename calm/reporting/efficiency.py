@@ -68,9 +68,22 @@ def trials(study: Comparison, settings: TrialSettings | None = None) -> list[dic
 
   Raises:
     ValueError: too few examples for a tolerance, or settings that do not fit.
+    storage.BusyError: another process writes there.
   """
   settings = settings or TrialSettings()
   settings.check(study)
+  with lock(study):
+    return make(study, settings)
+
+
+def lock(study: Comparison):
+  """Keeps others from the folder of the report while the block runs."""
+  folder = Path(study.folder, FOLDER)
+  return storage.lock(folder / '.lock', str(folder))
+
+
+def make(study: Comparison, settings: TrialSettings) -> list[dict[str, Any]]:
+  """`trials` for those who hold the lock and have checked the settings."""
   rows = Table(study, settings).rows()
   folder = Path(study.folder, FOLDER)
   keep_earlier(folder, settings_of(study, settings))
@@ -115,7 +128,7 @@ def keep_earlier(folder: Path, settings: Mapping[str, Any]) -> None:
   earlier = folder / f'earlier-{digits}'
   earlier.mkdir(exist_ok=True)
   for path in folder.iterdir():
-    if path.is_file():
+    if path.is_file() and path.name != '.lock':
       path.replace(earlier / path.name)
   storage.warn(
     f'{folder}: made anew, since {fingerprints.in_words(differences)} ({earlier} stays).'

@@ -11,6 +11,7 @@ import seqio
 import tensorflow as tf
 import tqdm
 
+from calm import storage
 from calm.tasks import text
 
 T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
@@ -142,12 +143,18 @@ def write_vocabulary(
   Raises:
     ValueError: there is no path, the split is empty, or its text has no use for, or needs more
       than, vocab_size pieces.
+    storage.BusyError: another process makes it.
   """
   if not path:
     raise ValueError(
       "This configuration has no vocabulary to make: bytes need none, and T5's own is there."
       ' To make one, include gin/tasks/sentencepiece.gin.'
     )
+  with storage.lock(f'{path}.lock', path):
+    return _write_vocabulary(task, path, vocab_size, split, max_examples, byte_fallback, overwrite)
+
+
+def _write_vocabulary(task, path, vocab_size, split, max_examples, byte_fallback, overwrite):
   if tf.io.gfile.exists(path) and not overwrite:
     print(f'{path} is there already and stays as it is.', file=sys.stderr)
     return path
