@@ -91,7 +91,7 @@ class System:
 
 def random_params(config, seed=0):
   """Fresh weights whose EOS is never the likeliest word, so that every row runs to the end."""
-  params = t5.init_params(config, jax.random.key(seed))
+  params = t5.T5(config).init_params(jax.random.key(seed))
   kernel = params['decoder']['logits_dense']['kernel']
   return {
     **params,

@@ -88,7 +88,7 @@ def data_sets():
 def checkpoint(tmp_path_factory):
   """Weights of T5 'tiny' with a vocabulary of bytes, to begin with."""
   config = t5.published('tiny', vocab_size=259)
-  params = jax.jit(t5.init_params, static_argnums=0)(config, jax.random.key(0))
+  params = jax.jit(t5.T5(config).init_params)(jax.random.key(0))
   return pretrained.save_huggingface(tmp_path_factory.mktemp('tiny'), config, params)
 
 

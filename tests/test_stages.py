@@ -152,7 +152,7 @@ def test_an_export_of_the_second_stage_is_that_of_the_first(runs, tmp_path, caps
 
 def test_the_second_stage_takes_a_published_size_and_a_checkpoint_from_elsewhere(tmp_path):
   config = t5.published('tiny', vocab_size=259)
-  params = jax.jit(t5.init_params, static_argnums=0)(config, jax.random.key(0))
+  params = jax.jit(t5.T5(config).init_params)(jax.random.key(0))
   base = pretrained.save_huggingface(tmp_path / 'tiny', config, params)
   (base / 'config.gin').write_text(
     '\n'.join([

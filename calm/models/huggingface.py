@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from calm.models import huggingface_config, parameters
+from calm.models.t5 import T5
 
 CONFIG = 'config.json'
 GENERATION_CONFIG = 'generation_config.json'
@@ -168,10 +169,10 @@ def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
     raise FileNotFoundError(f'There is no vocabulary {vocabulary_path}.')
   flat = parameters.flatten(params)
   shapes = {name: np.shape(value) for name, value in flat.items()}
-  parameters.require_fit('params', parameters.shapes(config), shapes)
+  parameters.require_fit('params', parameters.shapes(T5(config)), shapes)
   if config.exit_classifier:
     config = dataclasses.replace(config, exit_classifier=False)
-    flat = {name: flat[name] for name in parameters.shapes(config)}
+    flat = {name: flat[name] for name in parameters.shapes(T5(config))}
     print(
       f'{directory}: written without the exit classifier, for which transformers has no place; the '
       'checkpoints of the run keep it.',

@@ -1,24 +1,46 @@
-"""The parameters of a T5Config as flat names and shapes, and whether others fit them.
+"""The parameters of a network as flat names and shapes, and whether others fit them.
 
 A flat name is the path in the parameter tree, joined by '/': 'decoder/layers_0/mlp/wo/kernel'.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 from flax import traverse_util
+from jax.sharding import PartitionSpec
 
-from calm.models import t5
+
+class Network(Protocol):
+  """A Flax module that knows its parameters, as those of this folder do."""
+
+  @property
+  def config(self) -> Any:
+    """Its sizes and choices, a frozen dataclass."""
+
+  @property
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
+    """How parameters are split over a ('data', 'model') mesh.
+
+    The first pattern found in a flat name decides; what none fits is replicated.
+    """
+
+  def init_params(self, key: jax.Array) -> Any:
+    """Fresh float32 parameters, all that the network has: a nested dict."""
+
+  def apply(self, variables, *args, **kwargs) -> Any:
+    """Flax's: runs the network, or another of its methods, with given parameters."""
 
 
-def shapes(config):
-  """The shape of every parameter of T5(config), by flat name. Nothing is allocated."""
-  return dict(_shapes(config))
+def shapes(network):
+  """The shape of every parameter of a `Network`, by flat name. Nothing is allocated."""
+  return dict(_shapes(network))
 
 
 @functools.lru_cache(maxsize=16)
-def _shapes(config):
-  tree = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+def _shapes(network):
+  tree = jax.eval_shape(network.init_params, jax.random.key(0))
   return tuple((name, value.shape) for name, value in flatten(tree).items())
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from calm.models import huggingface, parameters, t5x_format
+from calm.models.t5 import T5
 
 save_huggingface = huggingface.save
 
@@ -45,7 +46,7 @@ def load(directory, config=None, *, cut_decoder=False):
     settings = [line for line in settings if not line.startswith('num_decoder_layers')]
   elif extra:
     settings.append('cut_decoder=True would drop the decoder layers that are too many')
-  shapes = parameters.shapes(config)
+  shapes = parameters.shapes(T5(config))
   expected = {source.name(flat): source.shape(flat, shape) for flat, shape in shapes.items()}
   parameters.require_fit(f'The checkpoint {directory}', expected, found, settings)
   return config, parameters.unflatten({flat: source.read(flat) for flat in shapes})

@@ -103,19 +103,6 @@ def published(name='t5_1_1_small', **changes):
   return dataclasses.replace(PUBLISHED[name], **changes)
 
 
-# How parameters are split over a ('data', 'model') mesh: the first pattern found in the
-# '/'-joined path decides; what none fits is replicated. T5X's logical axes, written out.
-PARTITION_RULES = (
-  (r'token_embedder/embedding$', PartitionSpec('model', None)),
-  (r'rel_embedding$', PartitionSpec('model', None)),
-  (r'(query|key|value)/kernel$', PartitionSpec(None, 'model')),
-  (r'out/kernel$', PartitionSpec('model', None)),
-  (r'mlp/wi(_\d+)?/kernel$', PartitionSpec(None, 'model')),
-  (r'mlp/wo/kernel$', PartitionSpec('model', None)),
-  (r'logits_dense/kernel$', PartitionSpec(None, 'model')),
-)
-
-
 def _norm(cfg):
   return layers.RMSNorm(cfg.norm_epsilon, cfg.dtype)
 
@@ -295,6 +282,18 @@ class T5(nn.Module):
 
   config: T5Config
 
+  # How parameters are split over a ('data', 'model') mesh: the first pattern found in the
+  # '/'-joined path decides; what none fits is replicated. T5X's logical axes, written out.
+  partition_rules = (
+    (r'token_embedder/embedding$', PartitionSpec('model', None)),
+    (r'rel_embedding$', PartitionSpec('model', None)),
+    (r'(query|key|value)/kernel$', PartitionSpec(None, 'model')),
+    (r'out/kernel$', PartitionSpec('model', None)),
+    (r'mlp/wi(_\d+)?/kernel$', PartitionSpec(None, 'model')),
+    (r'mlp/wo/kernel$', PartitionSpec('model', None)),
+    (r'logits_dense/kernel$', PartitionSpec(None, 'model')),
+  )
+
   def setup(self):
     cfg = self.config
     self.token_embedder = nn.Embed(
@@ -391,25 +390,24 @@ class T5(nn.Module):
     """Other half of decoder layer `layer` (from 0); see `DecoderLayer.attend`."""
     return self.decoder.layers[layer].attend(hidden, own, cross, mask, bias, cross_mask)
 
+  @staticmethod
+  def head_params(params):
+    """The part of a tree of parameters that `head` reads."""
+    decoder = params['decoder']
+    norm = {'decoder_norm': decoder['decoder_norm']}
+    if 'logits_dense' in decoder:
+      return {'decoder': {**norm, 'logits_dense': decoder['logits_dense']}}
+    return {'decoder': norm, 'token_embedder': params['token_embedder']}
 
-def head_params(params):
-  """The part of a tree of parameters that `T5.head` reads."""
-  decoder = params['decoder']
-  norm = {'decoder_norm': decoder['decoder_norm']}
-  if 'logits_dense' in decoder:
-    return {'decoder': {**norm, 'logits_dense': decoder['logits_dense']}}
-  return {'decoder': norm, 'token_embedder': params['token_embedder']}
+  @nn.nowrap
+  def init_params(self, key):
+    """Fresh float32 parameters, the tree of a T5X checkpoint's `target`."""
+    tokens = jnp.ones((1, 2), jnp.int32)
 
+    def everything(module, tokens):
+      last = module(tokens, tokens, tokens)[-1]
+      if module.config.exit_classifier:
+        module.exit_score(last)
+      return module.head(last)
 
-def init_params(config, key):
-  """Fresh float32 parameters of T5(config), the tree of a T5X checkpoint's `target`."""
-  model = T5(config)
-  tokens = jnp.ones((1, 2), jnp.int32)
-
-  def everything(module, tokens):
-    last = module(tokens, tokens, tokens)[-1]
-    if config.exit_classifier:
-      module.exit_score(last)
-    return module.head(last)
-
-  return model.init(key, tokens, method=everything)['params']
+    return self.init(key, tokens, method=everything)['params']

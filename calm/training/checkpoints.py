@@ -6,7 +6,6 @@ under another name, and the one before it used; if none can be, all stay where t
 """
 
 import contextlib
-import functools
 import itertools
 import logging
 import os
@@ -18,7 +17,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from calm.models import t5
 from calm.training.guards import reason, writing
 
 FOLDER = 'checkpoints'
@@ -155,7 +153,7 @@ def restore_params(workdir, model=None, step=None):
 
   Args:
     workdir: folder of the run.
-    model: if given, the T5 whose parameters they must be.
+    model: if given, the network whose parameters they must be.
     step: a certain checkpoint.
 
   Raises:
@@ -178,7 +176,7 @@ def restore_params(workdir, model=None, step=None):
   except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
     raise CheckpointError(f'{folder} cannot be read: {reason(error)}') from error
   if model is not None:
-    expected = jax.eval_shape(functools.partial(t5.init_params, model.config), jax.random.key(0))
+    expected = jax.eval_shape(model.init_params, jax.random.key(0))
     check_fit(expected, params, folder)
   return params
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from calm.models import pretrained, t5
+from calm.models import pretrained
+from calm.models.parameters import Network
 from calm.training import checkpoints, losses
 
 KINDS = ('independent', 'geometric')
@@ -34,9 +35,8 @@ class ExitClassifierObjective:
   forwards, without dropout. `calm.training.optimizers.only` keeps the rest as it is.
   """
 
-  model: t5.T5
+  model: Network
   kind: str = 'independent'
-  partition_rules: Any = t5.PARTITION_RULES
 
   def __post_init__(self):
     if self.kind not in KINDS:
@@ -46,9 +46,14 @@ class ExitClassifierObjective:
     if self.model.config.num_decoder_layers < 2:
       raise ValueError('num_decoder_layers: an exit classifier needs at least 2, not 1.')
 
+  @property
+  def partition_rules(self):
+    """The network's: see `calm.training.sharding.by_rules`."""
+    return self.model.partition_rules
+
   def init(self, key):
-    """Fresh float32 parameters, of the network too; `initial_params` takes trained ones."""
-    return t5.init_params(self.model.config, key)
+    """Fresh float32 parameters of the network, its classifier's among them."""
+    return self.model.init_params(key)
 
   def __call__(self, params, batch, key=None):
     """Sums over target tokens of a batch as `calm.tasks.batches` makes it; draws nothing.
@@ -119,6 +124,6 @@ def initial_params(directory, model, step=None):
     'bias': np.zeros(1, np.float32),
   }
   params = {**params, 'decoder': {**params.get('decoder', {}), 'exit_classifier': classifier}}
-  expected = jax.eval_shape(lambda: t5.init_params(model.config, jax.random.key(0)))
+  expected = jax.eval_shape(model.init_params, jax.random.key(0))
   checkpoints.check_fit(expected, params, source)
   return params

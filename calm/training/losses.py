@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from calm.models import t5
+from calm.models.parameters import Network
 
 
 class Objective(Protocol):
@@ -21,7 +21,9 @@ class Objective(Protocol):
   `partition_rules` pairs patterns of parameter paths with PartitionSpecs over ('data', 'model').
   """
 
-  partition_rules: Sequence[tuple[str, jax.sharding.PartitionSpec]]
+  @property
+  def partition_rules(self) -> Sequence[tuple[str, jax.sharding.PartitionSpec]]:
+    """The network's."""
 
   def init(self, key: jax.Array) -> Any:
     """Fresh parameters."""
@@ -161,6 +163,13 @@ def exit_weights(weights, num_layers):
   return tuple(weight / sum(weights) for weight in weights)
 
 
+class EncoderDecoder(Network, Protocol):
+  """A network whose every decoder layer has the same head, as `calm.models.t5.T5`."""
+
+  def head_params(self, params: Any) -> Any:
+    """The part of its parameters that `head` reads."""
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderDecoderObjective:
   """Negative log-likelihood of the targets, at one or at all decoder layers.
@@ -173,12 +182,11 @@ class EncoderDecoderObjective:
   scaled up so that the expected loss is the full one.
   """
 
-  model: t5.T5
+  model: EncoderDecoder
   label_smoothing: float = 0.0
   z_loss: float = 1e-4
   exit_weights: str | Sequence[float] = 'linear'
   num_sampled_exits: int | None = None
-  partition_rules: Any = t5.PARTITION_RULES
 
   def __post_init__(self):
     if not isinstance(self.exit_weights, str):  # Lists arrive from gin; keep it hashable.
@@ -190,9 +198,14 @@ class EncoderDecoderObjective:
     if sampled is not None and sampled < 1 + any(weights[:-1]):
       raise ValueError(f'num_sampled_exits: {sampled} leaves none for the layers before the last.')
 
+  @property
+  def partition_rules(self):
+    """The network's: see `calm.training.sharding.by_rules`."""
+    return self.model.partition_rules
+
   def init(self, key):
-    """Fresh float32 parameters, the tree of a T5X checkpoint's `target`."""
-    return t5.init_params(self.model.config, key)
+    """Fresh float32 parameters of the network."""
+    return self.model.init_params(key)
 
   def __call__(self, params, batch, key=None):
     """Sums over target tokens of a batch as `calm.tasks.batches` makes it.
@@ -227,7 +240,8 @@ class EncoderDecoderObjective:
     hiddens, weights = zip(*self._exits(states, exit_key), strict=True)
     keys = [None if key is None else jax.random.fold_in(head_key, i) for i in range(len(weights))]
     # The last of the exits is the last layer.
-    total, (nll, correct) = weighted_sum(losses_at, weights, keys)(t5.head_params(params), hiddens)
+    of_head = self.model.head_params(params)
+    total, (nll, correct) = weighted_sum(losses_at, weights, keys)(of_head, hiddens)
     sums = {'weight': token_weights.sum(), 'loss_last_layer': nll, 'accuracy': correct}
     return total, sums
 

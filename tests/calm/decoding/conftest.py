@@ -45,7 +45,7 @@ def tiny_params(config, seed=5):
     fan_in = leaf.shape[0] * (config.head_dim if 'query' in name else 1)
     return 2.5 * value / np.sqrt(fan_in).astype(np.float32)
 
-  shapes = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+  shapes = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(weights, shapes))
 
 

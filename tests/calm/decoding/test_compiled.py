@@ -22,7 +22,7 @@ CONFIG = t5.published(
   vocab_size=512,
   exit_classifier=True,
 )
-PARAMS = jax.eval_shape(functools.partial(t5.init_params, CONFIG), jax.random.key(0))
+PARAMS = jax.eval_shape(t5.T5(CONFIG).init_params, jax.random.key(0))
 RULES = {
   'full': rules.NeverExit(),
   'state': rules.Confident(confidence.state_saturation, 0.9),

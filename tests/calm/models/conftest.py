@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from calm.models import parameters
+from calm.models import parameters, t5
 
 FIXTURES = Path(__file__).parents[2] / 'fixtures'
 
@@ -14,7 +14,7 @@ FIXTURES = Path(__file__).parents[2] / 'fixtures'
 def _varied(config, seed=7):
   generator = np.random.default_rng(seed)
   flat = {}
-  for name, shape in parameters.shapes(config).items():
+  for name, shape in parameters.shapes(t5.T5(config)).items():
     value = generator.standard_normal(shape, np.float32)
     if name.endswith('decoder_norm/scale'):
       value *= 2  # Of either sign: else a tied head would repeat the last token.

@@ -126,7 +126,7 @@ def test_exiting_after_a_layer_is_a_shallower_model(kind):
   states = _states(model, params, source, _shifted(targets), targets)
   for depth in (1, 2):
     shallow = t5.T5(dataclasses.replace(model.config, num_decoder_layers=depth))
-    kept = parameters.shapes(shallow.config)
+    kept = parameters.shapes(shallow)
     flat = parameters.flatten(params)
     cut = parameters.unflatten({name: flat[name] for name in kept})
     last = _states(shallow, cut, source, _shifted(targets), targets)[-1]
@@ -181,7 +181,7 @@ def test_bfloat16_activations_give_float32_logits(kind):
   assert logits.dtype == jnp.float32
   # A product that ends in bfloat16 would leave the lower half of every number empty.
   assert (np.asarray(logits).view(np.uint32) & 0xFFFF).any()
-  fresh = jax.eval_shape(lambda: t5.init_params(low.config, jax.random.key(0)))
+  fresh = jax.eval_shape(low.init_params, jax.random.key(0))
   assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype('float32')}
 
 
@@ -222,28 +222,28 @@ def test_remat_changes_no_gradient(kind):
 
 @pytest.mark.parametrize('name', PUBLISHED_COUNTS)
 def test_published_sizes_have_the_published_number_of_parameters(name):
-  shapes = parameters.shapes(t5.published(name))
+  shapes = parameters.shapes(t5.T5(t5.published(name)))
   assert sum(math.prod(shape) for shape in shapes.values()) == PUBLISHED_COUNTS[name]
 
 
 @pytest.mark.parametrize('config', KINDS.values(), ids=KINDS)
 def test_every_parameter_but_norms_has_a_partition_rule(config):
-  for name, shape in parameters.shapes(config).items():
-    specs = [spec for pattern, spec in t5.PARTITION_RULES if re.search(pattern, name)]
+  for name, shape in parameters.shapes(t5.T5(config)).items():
+    specs = [spec for pattern, spec in t5.T5.partition_rules if re.search(pattern, name)]
     assert len(specs) == (0 if name.endswith('norm/scale') else 1), name
     assert all(len(spec) == len(shape) for spec in specs)
 
 
 def test_every_partition_rule_is_of_use():
-  names = [name for config in KINDS.values() for name in parameters.shapes(config)]
-  for pattern, _ in t5.PARTITION_RULES:
+  names = [name for config in KINDS.values() for name in parameters.shapes(t5.T5(config))]
+  for pattern, _ in t5.T5.partition_rules:
     assert any(re.search(pattern, name) for name in names), pattern
 
 
 @pytest.mark.parametrize('config', KINDS.values(), ids=KINDS)
 def test_lowers_for_tpu_and_gpu(config):
   model = t5.T5(config)
-  params = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+  params = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
 
   @jax.jit

@@ -86,7 +86,7 @@ def made_up(make_task, tmp_path, monkeypatch):
     return Results([row] * len(self.examples), 0, 0.0)
 
   monkeypatch.setattr(StoredSplit, 'decode', decode)
-  shapes = jax.eval_shape(lambda: t5.init_params(CONFIG, jax.random.key(0)))
+  shapes = jax.eval_shape(t5.T5(CONFIG).init_params, jax.random.key(0))
   params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
   def make(**options):
@@ -136,7 +136,7 @@ def loud_params(config, seed=5):
       value[:, 1] *= 2
     return value if leaf.ndim < 2 or 'embed' in name else 2.5 * value / np.sqrt(leaf.shape[0])
 
-  shapes = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+  shapes = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   return jax.tree_util.tree_map_with_path(weights, shapes)
 
 

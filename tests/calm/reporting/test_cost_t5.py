@@ -41,7 +41,7 @@ def full_step_flops(config, length, source_length):
 
   return xla_flops(
     step,
-    jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0))),
+    jax.eval_shape(t5.T5(config).init_params, jax.random.key(0)),
     shape((1,), jnp.int32),
     jax.eval_shape(lambda: caches.empty_cache(config, 1, length)),
     jax.eval_shape(lambda: caches.empty_cache(config, 1, source_length)),
@@ -62,7 +62,7 @@ def test_a_step_costs_what_xla_counts(kind, num_layers):
 def test_the_parts_cost_what_xla_counts(kind):
   config = KINDS[kind]
   model, cost = t5.T5(config), DecoderCost(config)
-  params = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+  params = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   hidden = jax.ShapeDtypeStruct((1, 1, config.emb_dim), jnp.float32)
 
   def filled(params, hidden):

@@ -28,7 +28,7 @@ class Clock:
 
 @pytest.fixture(scope='module')
 def params():
-  shapes = jax.eval_shape(lambda: t5.init_params(CONFIG, jax.random.key(0)))
+  shapes = jax.eval_shape(t5.T5(CONFIG).init_params, jax.random.key(0))
   return jax.tree.map(lambda leaf: np.full(leaf.shape, 0.1, leaf.dtype), shapes)
 
 

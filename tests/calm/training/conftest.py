@@ -105,7 +105,7 @@ def made_up():
 
   def make(config):
     rng = np.random.default_rng(7)
-    shapes = jax.eval_shape(lambda: t5.init_params(config, jax.random.key(0)))
+    shapes = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
 
   return make

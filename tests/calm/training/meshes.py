@@ -17,7 +17,7 @@ from calm.training import loop, losses, optimizers, sharding
 from calm.training.step import Trainer
 
 NUM_STEPS = 4
-# Every axis that PARTITION_RULES split is a multiple of 4.
+# Every axis that partition_rules split is a multiple of 4.
 CONFIG = t5.T5Config(24, 8, 4, 3, 16, 1, 1, dropout_rate=0.1)
 # The last is the least to compile.
 OPTIMIZERS = {

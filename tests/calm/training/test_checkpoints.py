@@ -1,4 +1,3 @@
-import functools
 import shutil
 
 import jax
@@ -134,10 +133,9 @@ def test_a_checkpoint_of_another_model_is_an_error_and_stays(saved):
 
 def test_parameters_alone_can_be_restored_for_a_model(tmp_path):
   model = t5.T5(t5.published('tiny'))
-  init = functools.partial(t5.init_params, model.config)
   params = jax.tree.map(
     lambda leaf: np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape),
-    jax.eval_shape(init, jax.random.key(0)),
+    jax.eval_shape(model.init_params, jax.random.key(0)),
   )
   store = checkpoints.Checkpoints(tmp_path)
   store.save(5, {'step': jnp.int32(5), 'params': params, 'opt_state': [jnp.zeros(3)]}, {})

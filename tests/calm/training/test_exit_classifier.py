@@ -282,7 +282,7 @@ def assert_with_fresh_classifier(params, trained):
   assert flat.keys() == trained.keys() | set(CLASSIFIER)
   for name, value in flat.items():
     np.testing.assert_array_equal(value, 0 if name in CLASSIFIER else trained[name])
-  assert {name: value.shape for name, value in flat.items()} == parameters.shapes(CONFIG)
+  assert {name: value.shape for name, value in flat.items()} == parameters.shapes(t5.T5(CONFIG))
 
 
 def test_the_second_stage_begins_with_a_runs_newest_weights(tmp_path, model, trained):

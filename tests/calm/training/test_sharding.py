@@ -56,9 +56,9 @@ def test_a_run_goes_on_from_eight_devices_to_one(eight, run, curve, uninterrupte
 @pytest.mark.parametrize('tied', [False, True])
 def test_every_matrix_of_a_t5_has_a_rule(tied):
   config = t5.published('tiny', logits_via_embedding=tied)
-  shapes = jax.eval_shape(lambda key: t5.init_params(config, key), jax.random.key(0))
+  shapes = jax.eval_shape(t5.T5(config).init_params, jax.random.key(0))
   mesh = jax.sharding.AbstractMesh((1, 2), ('data', 'model'))
-  placed = sharding.by_rules(mesh, t5.PARTITION_RULES, shapes)
+  placed = sharding.by_rules(mesh, t5.T5.partition_rules, shapes)
   for (path, leaf), where in zip(
     jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(placed), strict=True
   ):
