@@ -21,6 +21,11 @@ from calm.models import layers
 from calm.models.layers import KeysValues
 
 
+def _training_only(default):
+  """A field that changes nothing of what is computed without dropout: no result depends on it."""
+  return dataclasses.field(default=default, metadata={'identity': False})
+
+
 @dataclasses.dataclass(frozen=True)
 class T5Config:
   """Sizes and choices of a T5; the defaults are T5 1.1's, small."""
@@ -37,14 +42,15 @@ class T5Config:
   relpos_num_buckets: int = 32
   relpos_max_distance: int = 128
   norm_epsilon: float = 1e-6
-  dropout_rate: float = 0.1
+  dropout_rate: float = _training_only(0.1)
   # As in T5, one draw serves all positions of a row; False draws for each position.
-  dropout_broadcast: bool = True
+  dropout_broadcast: bool = _training_only(True)
   # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
   # or a type.
   dtype: Any = jnp.float32
   exit_classifier: bool = False  # D + 1 parameters more: may a token stop after this layer?
-  remat: bool = False  # Recompute a layer's activations in the backward pass, to save memory.
+  # Recompute a layer's activations in the backward pass, to save memory.
+  remat: bool = _training_only(False)
 
   def __post_init__(self):
     # Lists and names arrive from gin and JSON; keep the config hashable and comparable.

@@ -220,6 +220,21 @@ def test_remat_changes_no_gradient(kind):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), plain, remat)
 
 
+def test_fields_that_do_not_count_change_no_bit_of_what_is_computed(kind):
+  model, params, source, targets = kind
+  others = {'dropout_rate': 0.7, 'dropout_broadcast': False, 'remat': True}
+  fields = dataclasses.fields(model.config)
+  assert {field.name for field in fields if not field.metadata.get('identity', True)} == set(others)
+  changed = t5.T5(dataclasses.replace(model.config, **others))
+  for states in zip(
+    _states(model, params, source, _shifted(targets), targets),
+    _states(changed, params, source, _shifted(targets), targets),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(*states)
+  np.testing.assert_array_equal(_head(model, params, states[0]), _head(changed, params, states[0]))
+
+
 @pytest.mark.parametrize('name', PUBLISHED_COUNTS)
 def test_published_sizes_have_the_published_number_of_parameters(name):
   shapes = parameters.shapes(t5.T5(t5.published(name)))
