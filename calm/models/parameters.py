@@ -4,6 +4,7 @@ A flat name is the path in the parameter tree, joined by '/': 'decoder/layers_0/
 """
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -44,6 +45,35 @@ def _shapes(network):
   return tuple((name, value.shape) for name, value in flatten(tree).items())
 
 
+def fresh(network, pattern, seed=0):
+  """The parameters of a new network in whose flat names `pattern` is found, and no others.
+
+  Args:
+    network: a `Network`.
+    pattern: as `re.search` takes it; None is found nowhere.
+    seed: of the new network.
+
+  Returns:
+    NumPy arrays by flat name.
+
+  Raises:
+    ValueError: the pattern is found in no name; the message lists them, '*' for numbers.
+  """
+  if not pattern:
+    return {}
+  names = [name for name in shapes(network) if re.search(pattern, name)]
+  if not names:
+    listed = ', '.join(sorted({re.sub(r'_\d+\b', '_*', name) for name in shapes(network)}))
+    raise ValueError(f'fresh: {pattern!r} is found in no parameter; there are {listed}.')
+
+  @jax.jit  # So that only these are made.
+  def make(key):
+    flat = flatten(network.init_params(key))
+    return {name: flat[name] for name in names}
+
+  return jax.device_get(make(jax.random.key(seed)))
+
+
 def flatten(params):
   """A nested dict of arrays as one dict by flat name."""
   return traverse_util.flatten_dict(params, sep='/')
@@ -54,7 +84,7 @@ def unflatten(flat):
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def require_fit(where, expected, found, settings=()):
+def require_fit(where, expected, found, settings=(), mends=()):
   """Checks found shapes against expected ones, both dicts by name.
 
   Args:
@@ -62,6 +92,7 @@ def require_fit(where, expected, found, settings=()):
     expected: the shape that each parameter must have.
     found: the shape that each parameter has.
     settings: lines about settings that differ, where shapes cannot tell.
+    mends: lines to end the message with.
 
   Raises:
     ValueError: something differs; the message lists all that is missing, all that is unexpected,
@@ -83,6 +114,7 @@ def require_fit(where, expected, found, settings=()):
     f'\n{title}: {len(lines) or "none"}' + ''.join(f'\n  {line}' for line in lines)
     for title, lines in lists.items()
   )
+  text += ''.join(f'\n{line}' for line in mends)
   raise ValueError(f'{where} does not fit the model.{text}')
 
 

@@ -1,70 +1,95 @@
 """Weights in and out: T5X checkpoints, and directories of Hugging Face transformers."""
 
-import re
 from pathlib import Path
 
-from calm.models import huggingface, parameters, t5x_format
-from calm.models.t5 import T5
+from calm.models import huggingface_t5, parameters, safetensors_directory, t5x_format
 
-save_huggingface = huggingface.save
+save_huggingface = huggingface_t5.save
+
+# What reads a directory of transformers, by the model_type in its config.json.
+READERS = {'t5': huggingface_t5.Directory}
 
 
 def load(directory, config=None, *, cut_decoder=False):
-  """Reads a T5 from a directory; its files tell whether T5X or transformers wrote it.
+  """Reads a network from a directory; its files tell who wrote it, and which network it is.
 
-  A T5X checkpoint (the folder with the file `checkpoint`) carries no sizes. Without `config` they
-  are inferred from the shapes, which leave open the activation (gelu is assumed for gated
-  feed-forward blocks, relu for others), relpos_max_distance and norm_epsilon (T5's).
+  A T5X checkpoint (the folder with the file `checkpoint`) is a T5 and carries no sizes. Without
+  `config` they are inferred from the shapes, which leave open the activation (gelu is assumed for
+  gated feed-forward blocks, relu for others), relpos_max_distance and norm_epsilon (T5's).
 
   Args:
     directory: on this machine.
-    config: the T5Config to load for; every size and setting must agree with the checkpoint's. By
-      default the checkpoint's own, in float32.
+    config: the config (as T5Config) to load for; every size and setting must agree with the
+      checkpoint's. By default the checkpoint's own, in float32.
     cut_decoder: whether to drop the checkpoint's decoder layers beyond `config`'s.
 
   Returns:
-    (T5Config, params), params a nested dict of float32 NumPy arrays: they are on the host, for the
+    (config, params), params a nested dict of float32 NumPy arrays: they are on the host, for the
     caller to place on devices.
 
   Raises:
     FileNotFoundError: there is no such directory, or no checkpoint in it, or a part is missing.
-    ValueError: a file is damaged, or the checkpoint does not fit. Then the message lists all that
-      is missing, all that is unexpected, and every shape that differs. An exit classifier is never
-      made up: `calm.training.exit_classifier.initial_params` adds a fresh one.
+    ValueError: a file is damaged, the network is of another kind than those of READERS, or the
+      checkpoint does not fit. Then the message lists all that is missing, all that is unexpected,
+      and every shape that differs. Nothing is made up: `initial_params` is for that.
   """
   source = _source(Path(directory))
   config = source.config if config is None else config
-  if config.exit_classifier and 'decoder.exit_classifier.kernel' not in source.shapes:
-    raise ValueError(
-      f'The checkpoint {directory} has no exit classifier: load it with exit_classifier=False, or '
-      'train one, beginning with calm.training.exit_classifier.initial_params.'
-    )
-  found, settings = dict(source.shapes), source.differences(config)
-  extra = [name for name in found if _decoder_layer(name) >= config.num_decoder_layers]
-  if extra and cut_decoder:
-    found = {name: shape for name, shape in found.items() if name not in extra}
+  return config, _read(directory, source, source.network(config), cut_decoder)
+
+
+def initial_params(directory, model, *, cut_decoder=False, fresh=None, seed=0):
+  """Parameters to begin training `model` with, from a checkpoint that fits it but for its `fresh`.
+
+  Args:
+    directory: as `load` takes it.
+    model: the network.
+    cut_decoder: as `load` takes it.
+    fresh: a pattern, as 'exit_classifier/'. Parameters in whose flat name it is found begin as
+      they do in a new model, whether or not the checkpoint has them.
+    seed: of these.
+
+  Returns:
+    The parameters, a nested dict of float32 NumPy arrays.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`; or `fresh` is found in no parameter of the model.
+  """
+  begun = parameters.fresh(model, fresh, seed)
+  return _read(directory, _source(Path(directory)), model, cut_decoder, begun)
+
+
+def _read(directory, source, model, cut_decoder, begun=()):
+  """The parameters of `model`: those of the flat dict `begun`, and all others from `source`."""
+  others = {source.name(flat) for flat in begun}
+  found = {name: shape for name, shape in source.shapes.items() if name not in others}
+  settings, mends = source.differences(model.config), []
+  beyond = source.beyond(model.config)
+  if beyond and cut_decoder:
+    found = {name: shape for name, shape in found.items() if name not in beyond}
     settings = [line for line in settings if not line.startswith('num_decoder_layers')]
-  elif extra:
-    settings.append('cut_decoder=True would drop the decoder layers that are too many')
-  shapes = parameters.shapes(T5(config))
-  expected = {source.name(flat): source.shape(flat, shape) for flat, shape in shapes.items()}
-  parameters.require_fit(f'The checkpoint {directory}', expected, found, settings)
-  return config, parameters.unflatten({flat: source.read(flat) for flat in shapes})
-
-
-def initial_params(directory, config, *, cut_decoder=False):
-  """Parameters to begin training T5(config) with, from a checkpoint; as `load` reads them."""
-  return load(directory, config, cut_decoder=cut_decoder)[1]
+  elif beyond:
+    mends.append('cut_decoder=True would drop the decoder layers that are too many.')
+  read = {name: shape for name, shape in parameters.shapes(model).items() if name not in begun}
+  expected = {source.name(flat) or flat: source.shape(flat, read[flat]) for flat in read}
+  if expected.keys() - found.keys():
+    mends.append("initial_params(fresh='PATTERN') would begin what is missing as a new model does.")
+  parameters.require_fit(f'The checkpoint {directory}', expected, found, settings, mends)
+  return parameters.unflatten({flat: source.read(flat) for flat in read} | dict(begun))
 
 
 def _source(directory):
   """What reads `directory`, chosen by the files in it."""
   if not directory.is_dir():
     raise FileNotFoundError(f'There is no directory {directory}.')
-  if any((directory / name).is_file() for name in (huggingface.WEIGHTS, huggingface.INDEX)):
-    if not (directory / huggingface.CONFIG).is_file():
-      raise FileNotFoundError(f'{directory} holds weights but no {huggingface.CONFIG}.')
-    return huggingface.Directory(directory)
+  if safetensors_directory.holds_weights(directory):
+    model_type = safetensors_directory.read_settings(directory).get('model_type')
+    if str(model_type) not in READERS:
+      raise ValueError(
+        f'{directory / safetensors_directory.CONFIG}: model_type is {model_type!r}; known are '
+        f'{", ".join(READERS)}.'
+      )
+    return READERS[model_type](directory)
   if (directory / t5x_format.TREE).is_file():
     return t5x_format.Directory(directory)
   raise FileNotFoundError(f'{directory} holds no checkpoint: {_mend(directory)}')
@@ -76,12 +101,5 @@ def _mend(directory):
     return f'name one of the folders in it ({", ".join(steps)}).'
   if any(directory.glob('*.bin')):
     return 'its weights are pickled; save them with transformers as safetensors.'
-  return (
-    f'neither {huggingface.CONFIG} and {huggingface.WEIGHTS} nor T5X\'s file "{t5x_format.TREE}".'
-  )
-
-
-def _decoder_layer(name):
-  """The number of the decoder layer that a parameter belongs to; -1 for others."""
-  match = re.match(r'decoder\.(?:layers_|block\.)(\d+)\.', name)
-  return int(match[1]) if match else -1
+  files = f'{safetensors_directory.CONFIG} and {safetensors_directory.WEIGHTS}'
+  return f'neither {files} nor T5X\'s file "{t5x_format.TREE}".'

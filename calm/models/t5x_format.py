@@ -14,7 +14,7 @@ import numpy as np
 import tensorstore as ts
 from flax import serialization
 
-from calm.models.t5 import T5Config
+from calm.models.t5 import T5, T5Config
 
 TREE = 'checkpoint'
 
@@ -23,11 +23,14 @@ class Directory:
   """What a checkpoint directory of T5X holds; arrays are read one by one, when asked for.
 
   Attributes:
+    network: the class of the network, T5.
     shapes: the shape of every parameter found, by name: 'decoder.layers_0.mlp.wo.kernel'.
 
   Raises:
     ValueError: a file is damaged, or its content is not a T5X checkpoint's.
   """
+
+  network = T5
 
   def __init__(self, directory):
     self._path = directory
@@ -95,6 +98,11 @@ class Directory:
     """Lines about settings that differ; T5X keeps none."""
     del config
     return []
+
+  def beyond(self, config):
+    """Names of the parameters of decoder layers beyond those of `config`."""
+    layers = ((name, re.match(r'decoder\.layers_(\d+)\.', name)) for name in self.shapes)
+    return [name for name, at in layers if at and int(at[1]) >= config.num_decoder_layers]
 
   def _open(self, name, leaf):
     """An array, or the future of an open tensorstore."""

@@ -1,8 +1,10 @@
 """Which checkpoint is recognised, what fits, and what is said when it does not."""
 
 import dataclasses
+import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -120,24 +122,81 @@ def test_the_decoder_is_cut_on_request_only(
     _write_t5x(directory, varied_params(TINY))
   config = dataclasses.replace(TINY, num_decoder_layers=2)
   with pytest.raises(ValueError, match='cut_decoder=True'):
-    pretrained.initial_params(directory, config)
+    pretrained.initial_params(directory, t5.T5(config))
   params = varied_params(TINY)
   del params['decoder']['layers_2']
-  equal_trees(pretrained.initial_params(directory, config, cut_decoder=True), params)
+  equal_trees(pretrained.initial_params(directory, t5.T5(config), cut_decoder=True), params)
 
 
 def test_more_decoder_layers_than_there_are_stay_an_error(huggingface_copy):
   config = dataclasses.replace(TINY, num_decoder_layers=4)
   with pytest.raises(ValueError, match=r'decoder\.block\.3\.'):
-    pretrained.initial_params(huggingface_copy, config, cut_decoder=True)
+    pretrained.initial_params(huggingface_copy, t5.T5(config), cut_decoder=True)
 
 
 @pytest.mark.parametrize('kind', ['t5x', 'huggingface'])
 def test_a_classifier_that_is_not_there_is_not_made_up(kind, t5x_copy, huggingface_copy):
   directory = t5x_copy if kind == 't5x' else huggingface_copy
   config, _ = pretrained.load(directory)
-  with pytest.raises(ValueError, match=r'no exit classifier.*exit_classifier\.initial_params'):
-    pretrained.load(directory, dataclasses.replace(config, exit_classifier=True))
+  config = dataclasses.replace(config, exit_classifier=True)
+  message = r"missing: 2\n[\s\S]*initial_params\(fresh='PATTERN'\)"
+  with pytest.raises(ValueError, match=message):
+    pretrained.load(directory, config)
+  with pytest.raises(ValueError, match=message):
+    pretrained.initial_params(directory, t5.T5(config))
+
+
+@pytest.mark.parametrize('kind', ['t5x', 'huggingface'])
+def test_fresh_parameters_are_a_new_models_and_all_others_the_checkpoints(
+  tmp_path, huggingface_copy, varied_params, kind
+):
+  directory = huggingface_copy
+  if kind == 't5x':
+    directory = tmp_path / 'inline'
+    _write_t5x(directory, varied_params(TINY))
+  model = t5.T5(dataclasses.replace(TINY, exit_classifier=True))
+  fresh = r'exit_classifier/|logits_dense/'
+  params = pretrained.initial_params(directory, model, fresh=fresh, seed=3)
+  new = parameters.flatten(model.init_params(jax.random.key(3)))
+  kept = parameters.flatten(varied_params(TINY))
+  flat = parameters.flatten(params)
+  assert flat.keys() == new.keys()
+  for name, value in flat.items():
+    expected = new if name.startswith(('decoder/exit_classifier', 'decoder/logits')) else kept
+    np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
+
+
+def test_fresh_parameters_may_have_another_shape_in_the_checkpoint(tmp_path, varied_params):
+  params = varied_params(TINY)
+  params['decoder']['exit_classifier'] = {'kernel': np.ones((99, 2)), 'bias': np.ones(2)}
+  _write_t5x(tmp_path / 'inline', params)
+  model = t5.T5(dataclasses.replace(TINY, exit_classifier=True))
+  loaded = pretrained.initial_params(tmp_path / 'inline', model, fresh='exit_classifier/')
+  assert loaded['decoder']['exit_classifier']['kernel'].shape == (TINY.emb_dim, 1)
+
+
+def test_fresh_parameters_excuse_no_others(huggingface_copy):
+  config = dataclasses.replace(TINY, exit_classifier=True, num_encoder_layers=1)
+  with pytest.raises(ValueError) as raised:
+    pretrained.initial_params(huggingface_copy, t5.T5(config), fresh='exit_classifier/')
+  assert 'missing: none' in str(raised.value)
+  assert 'unexpected: 9\n  encoder.block.1.layer.0' in str(raised.value)
+
+
+def test_a_pattern_that_names_nothing_is_an_error(huggingface_copy):
+  with pytest.raises(ValueError, match=r"'exit_clas' is found in no parameter; .*logits_dense/"):
+    pretrained.initial_params(huggingface_copy, t5.T5(TINY), fresh='exit_clas')
+
+
+@pytest.mark.parametrize('model_type', ['bart', None, ['t5']])
+def test_a_network_of_an_unknown_kind_is_refused_and_the_known_ones_are_listed(
+  huggingface_copy, model_type
+):
+  path = huggingface_copy / 'config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'model_type': model_type}))
+  with pytest.raises(ValueError) as raised:
+    pretrained.load(huggingface_copy)
+  assert str(raised.value) == f'{path}: model_type is {model_type!r}; known are t5.'
 
 
 def test_a_classifier_that_is_there_is_read(tmp_path, varied_params, equal_trees):

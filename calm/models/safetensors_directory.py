@@ -1,0 +1,189 @@
+"""Directories of config.json and safetensors files, as Hugging Face keeps models; without torch.
+
+What is said here holds for any such model; which tensors it has, and what its settings mean, is
+said where its kind is: `calm.models.huggingface_t5`.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from calm import storage
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16)}
+_PARTIAL = '.partial-'
+
+
+def holds_weights(directory):
+  """Whether weights of this kind lie in a directory."""
+  return any((directory / name).is_file() for name in (WEIGHTS, INDEX))
+
+
+def read_settings(directory):
+  """The settings of config.json, a dict.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ValueError: it is damaged.
+  """
+  if not (directory / CONFIG).is_file():
+    raise FileNotFoundError(f'{directory} holds weights but no {CONFIG}.')
+  return storage.read_json(directory / CONFIG)
+
+
+class Tensors:
+  """The tensors of a directory, in one file or in shards; read one by one, when asked for.
+
+  Attributes:
+    shapes: the shape of every tensor, by name.
+
+  Raises:
+    FileNotFoundError: a shard is missing.
+    ValueError: a file is damaged, or a tensor is quantized.
+  """
+
+  def __init__(self, directory, unused=()):
+    """Opens `directory`; tensors called as one of `unused` are passed over."""
+    # The file that holds a tensor, and its name there.
+    self._stored: dict[str, tuple[Path, str]] = {}
+    self.shapes: dict[str, tuple[int, ...]] = {}
+    for path in _weight_files(directory):
+      self._add(path, unused)
+
+  def read(self, name):
+    """The tensor called `name`, a NumPy array of the type in which it is stored."""
+    path, stored_name = self._stored[name]
+    with _open(path) as file:
+      return file.get_tensor(stored_name)
+
+  def copy(self, name, other):
+    """Makes `name` stand for the tensor `other`, too."""
+    self._stored[name], self.shapes[name] = self._stored[other], self.shapes[other]
+
+  def merge(self, name, copies):
+    """Makes one tensor of `name` and its copies, which must be equal; any may be absent.
+
+    Raises:
+      ValueError: two differ.
+    """
+    for copy in copies:
+      if copy not in self.shapes:
+        continue
+      if name not in self.shapes:
+        self.copy(name, copy)
+      elif not np.array_equal(self.read(name), self.read(copy)):
+        path, _ = self._stored[copy]
+        raise ValueError(f'{path}: {copy} and {name} differ, though {CONFIG} says they are one.')
+      del self._stored[copy], self.shapes[copy]
+
+  def _add(self, path, unused):
+    with _open(path) as file:
+      for name in set(file.keys()) - set(unused):
+        tensor = file.get_slice(name)
+        if tensor.get_dtype() not in ('F64', 'F32', 'F16', 'BF16'):
+          raise ValueError(f'{path}: {name} is quantized ({tensor.get_dtype()}): not supported.')
+        self._stored[name] = path, name
+        self.shapes[name] = tuple(tensor.get_shape())
+
+
+def write(directory, settings, tensors, dtype='float32', beside=None):
+  """Writes a directory, in place of an older one of the same kind; returns its path.
+
+  The weights are in place before config.json is, so that an interrupted call leaves nothing that
+  looks whole.
+
+  Args:
+    directory: is made; may exist if it holds nothing else than what an earlier call wrote.
+    settings: for config.json.
+    tensors: arrays by name.
+    dtype: of the written weights, one of DTYPES.
+    beside: all other files of this kind of directory, by name: a dict to be written as JSON, the
+      path of a file to be copied, or None if there is to be none.
+
+  Raises:
+    FileExistsError: `directory` holds other files; nothing is changed.
+    FileNotFoundError: there is no such file to be copied.
+    ValueError: no directory, or another dtype.
+  """
+  if not directory:
+    raise ValueError('There is no directory to write: set --output (EXPORT_DIRECTORY).')
+  directory, beside = Path(directory), beside or {}
+  files = (CONFIG, *beside, WEIGHTS)
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype: {dtype!r} is not one of {", ".join(DTYPES)}.')
+  for name, content in beside.items():
+    if not (content is None or isinstance(content, dict) or Path(content).is_file()):
+      raise FileNotFoundError(f'There is no {content} to be written as {name}.')
+  _require_replaceable(directory, files)
+
+  for path in directory.glob(f'{_PARTIAL}*'):  # What an interrupted call left.
+    shutil.rmtree(path)
+  directory.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=directory) as temporary:
+    partial = Path(temporary)
+    arrays = {name: _as_stored(value, dtype) for name, value in tensors.items()}
+    safetensors.numpy.save_file(arrays, partial / WEIGHTS, metadata={'format': 'pt'})
+    for name, content in {**beside, CONFIG: settings}.items():
+      if isinstance(content, dict):
+        storage.write_json(partial / name, dict(sorted(content.items())))
+      elif content is not None:
+        shutil.copyfile(content, partial / name)
+    # safetensors lets nobody else read what it writes.
+    (partial / WEIGHTS).chmod((partial / CONFIG).stat().st_mode)
+    for name in files:  # config.json is the first to go and the last to come.
+      (directory / name).unlink(missing_ok=True)
+    for name in reversed(files):
+      if (partial / name).exists():
+        (partial / name).replace(directory / name)
+  return directory
+
+
+def _as_stored(value, dtype):
+  return np.ascontiguousarray(np.asarray(value).astype(DTYPES[dtype]))
+
+
+def _require_replaceable(directory, files):
+  if directory.exists() and not directory.is_dir():
+    raise FileExistsError(f'{directory} is a file; an export needs a directory.')
+  if not directory.exists():
+    return
+  others = sorted(
+    path.name
+    for path in directory.iterdir()
+    if path.name not in files and not path.name.startswith(_PARTIAL)
+  )
+  if others:
+    raise FileExistsError(
+      f'{directory} holds other files ({", ".join(others[:5])}): export to an empty directory.'
+    )
+
+
+def _weight_files(directory):
+  if (directory / WEIGHTS).is_file():  # transformers, too, looks for the whole file first.
+    return [directory / WEIGHTS]
+  weight_map = storage.read_json(directory / INDEX).get('weight_map')
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise ValueError(f'{directory / INDEX} has no "weight_map".')
+  paths = []
+  for name in sorted(set(map(str, weight_map.values()))):
+    if Path(name).name != name:
+      raise ValueError(f'{directory / INDEX} names {name!r}, which is not beside it.')
+    if not (directory / name).is_file():
+      raise FileNotFoundError(f'{directory / name} is missing; {INDEX} lists it.')
+    paths.append(directory / name)
+  return paths
+
+
+def _open(path):
+  try:
+    return safetensors.safe_open(path, 'numpy')
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{path} is not a whole safetensors file: {error}.') from error
