@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from calm.models import parameters, pretrained
 from calm.training.guards import reason, writing
 
 FOLDER = 'checkpoints'
@@ -148,18 +150,25 @@ class Checkpoints:
         os.replace(self._folder / str(step), next(name for name in names if not name.exists()))
 
 
-def restore_params(workdir, model=None, step=None):
+def restore_params(workdir, model=None, step=None, fresh=None, seed=0):
   """Parameters of a run's checkpoint, the newest by default, as numpy arrays.
 
   Args:
     workdir: folder of the run.
     model: if given, the network whose parameters they must be.
     step: a certain checkpoint.
+    fresh: a pattern, as 'exit_classifier/'. Parameters in whose '/'-joined path it is found begin
+      as they do in a new `model`, whether or not the checkpoint has them.
+    seed: of these.
 
   Raises:
     FileNotFoundError: there is no such checkpoint; the message lists those that are there.
     CheckpointError: it cannot be read, or does not fit the model.
+    ValueError: `fresh` is found in no parameter of the model, or there is no model.
   """
+  if fresh and model is None:
+    raise ValueError(f'fresh: {fresh!r} needs a model, to take new parameters from.')
+  begun = parameters.fresh(model, fresh, seed)
   present = steps(workdir)
   if not present or (step is not None and step not in present):
     wanted = 'checkpoint' if step is None else f'checkpoint {step}'
@@ -175,10 +184,36 @@ def restore_params(workdir, model=None, step=None):
       params = checkpointer.restore(folder / 'state', args=arguments)['params']
   except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
     raise CheckpointError(f'{folder} cannot be read: {reason(error)}') from error
+  if begun:
+    flat = parameters.flatten(params)
+    kept = {name: flat[name] for name in flat if not re.search(fresh, name)}
+    params = parameters.unflatten({**kept, **begun})
   if model is not None:
     expected = jax.eval_shape(model.init_params, jax.random.key(0))
     check_fit(expected, params, folder)
   return params
+
+
+def initial_params(directory, model, step=None, fresh=None, seed=0):
+  """Parameters to begin training `model` with: those of a run, or of a checkpoint from elsewhere.
+
+  Args:
+    directory: the workdir of a run, or a directory that `calm.models.pretrained.load` reads.
+    model, step, fresh, seed: as `restore_params` takes them; only a run has steps.
+
+  Returns:
+    A nested dict of NumPy arrays.
+
+  Raises:
+    FileNotFoundError: there is no such directory or checkpoint.
+    ValueError: it cannot be read, or does not fit the model but for what is fresh; or `fresh` is
+      found in no parameter of the model.
+  """
+  if Path(directory, FOLDER).is_dir():
+    return restore_params(directory, model, step, fresh, seed)
+  if step is not None:
+    raise FileNotFoundError(f'{directory} is no workdir of a run: there is no checkpoint {step}.')
+  return pretrained.initial_params(directory, model, fresh=fresh, seed=seed)
 
 
 def check_fit(expected, found, source):

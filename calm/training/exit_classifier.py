@@ -6,17 +6,14 @@ section 3.5, https://arxiv.org/abs/2207.07061).
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from calm.models import pretrained
 from calm.models.parameters import Network
-from calm.training import checkpoints, losses
+from calm.training import losses
 
 KINDS = ('independent', 'geometric')
 
@@ -93,37 +90,3 @@ class ExitClassifierObjective:
     weights = batch['decoder_loss_weights'].astype(jnp.float32)
     sums = {name: (share.mean(0) * weights).sum() for name, share in shares.items()}
     return (loss * weights).sum(), {'weight': weights.sum(), **sums}
-
-
-def initial_params(directory, model, step=None):
-  """Trained parameters and a fresh classifier: what the second stage begins with.
-
-  Args:
-    directory: the workdir of a run, or a directory that `calm.models.pretrained.load` reads. A
-      classifier that is there already is replaced.
-    model: the T5 with a classifier.
-    step: a certain checkpoint of the run; the newest by default.
-
-  Returns:
-    Parameters of `model`, a nested dict of NumPy arrays.
-
-  Raises:
-    FileNotFoundError: there is no such directory or checkpoint.
-    ValueError: it cannot be read, or does not fit the model without its classifier.
-  """
-  source = Path(directory, checkpoints.FOLDER)
-  if source.is_dir():
-    params = checkpoints.restore_params(directory, step=step)
-  elif step is not None:
-    raise FileNotFoundError(f'{directory} is no workdir of a run: there is no checkpoint {step}.')
-  else:
-    params = pretrained.load(directory, dataclasses.replace(model.config, exit_classifier=False))[1]
-  # From 0, as T5 makes it.
-  classifier = {
-    'kernel': np.zeros((model.config.emb_dim, 1), np.float32),
-    'bias': np.zeros(1, np.float32),
-  }
-  params = {**params, 'decoder': {**params.get('decoder', {}), 'exit_classifier': classifier}}
-  expected = jax.eval_shape(model.init_params, jax.random.key(0))
-  checkpoints.check_fit(expected, params, source)
-  return params

@@ -1,5 +1,6 @@
 import shutil
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +148,54 @@ def test_parameters_alone_can_be_restored_for_a_model(tmp_path):
     checkpoints.restore_params(tmp_path, larger)
   with pytest.raises(FileNotFoundError, match=r'No checkpoint 4 .* there are \[5\]'):
     checkpoints.restore_params(tmp_path, model, step=4)
+
+
+class Regressor(nn.Module):
+  """A network of another kind: a body, and a head for each of two tasks."""
+
+  config: int  # values that the first head gives
+
+  partition_rules = ()
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.config, name='first_head')(nn.Dense(5, name='body')(x))
+
+  @nn.nowrap
+  def init_params(self, key):
+    return self.init(key, jnp.zeros((1, 3)))['params']
+
+
+def save_params(workdir, params):
+  store = checkpoints.Checkpoints(workdir)
+  store.save(5, {'step': jnp.int32(5), 'params': params}, {})
+  store.close()
+
+
+@pytest.mark.parametrize('restore', [checkpoints.restore_params, checkpoints.initial_params])
+def test_any_network_begins_with_its_body_trained_and_its_head_fresh(tmp_path, restore):
+  trained = Regressor(2).init_params(jax.random.key(1))
+  save_params(tmp_path, trained)
+  jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, Regressor(2)), trained)
+  begun = restore(tmp_path, Regressor(7), fresh='_head/', seed=3)
+  new = Regressor(7).init_params(jax.random.key(3))
+  jax.tree.map(np.testing.assert_array_equal, begun['body'], trained['body'])
+  jax.tree.map(np.testing.assert_array_equal, begun['first_head'], new['first_head'])
+  assert begun.keys() == new.keys()
+
+
+def test_what_is_not_fresh_must_fit(tmp_path):
+  trained = Regressor(2).init_params(jax.random.key(1))
+  save_params(tmp_path, {'torso': trained['body'], 'first_head': trained['first_head']})
+  with pytest.raises(checkpoints.CheckpointError) as error:
+    checkpoints.initial_params(tmp_path, Regressor(7), fresh='_head/')
+  assert 'missing: body/kernel (3, 5)' in str(error.value)
+  assert 'unexpected: torso/kernel (3, 5)' in str(error.value)
+  assert 'first_head' not in str(error.value)
+  with pytest.raises(ValueError, match=r"'heads/' is found in no parameter; .*first_head/kernel"):
+    checkpoints.initial_params(tmp_path, Regressor(7), fresh='heads/')
+  with pytest.raises(ValueError, match=r"fresh: '_head/' needs a model"):
+    checkpoints.restore_params(tmp_path, fresh='_head/')
 
 
 def test_no_checkpoint_says_so(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from calm.models import parameters, pretrained, t5
 from calm.training import checkpoints, exit_classifier, loop, losses, optimizers
-from calm.training.exit_classifier import ExitClassifierObjective, initial_params
+from calm.training.exit_classifier import ExitClassifierObjective
 from calm.training.step import init_state, train_step
 
 CONFIG = t5.T5Config(19, 8, 2, 3, 11, 1, 3, dropout_rate=0.1, exit_classifier=True)
@@ -275,6 +275,10 @@ def save_run(workdir, step, flat):
   state = {'step': jnp.int32(step), 'params': parameters.unflatten(flat)}
   store.save(step, {**state, 'opt_state': [jnp.zeros(3)]}, {})
   store.close()
+
+
+def initial_params(directory, model, step=None):
+  return checkpoints.initial_params(directory, model, step, fresh='exit_classifier/')
 
 
 def assert_with_fresh_classifier(params, trained):
