@@ -1,19 +1,20 @@
 """Gin configs as a command line names them: where they lie, what is set, what a run saves.
 
 Configs are T5X's: files that include each other, macros in capitals for what is often changed, and
-`--gin.NAME=value` over all of them.
+`--gin.NAME=value` over all of them. Those of T5X's macros that mean the same here may be used.
 """
 
 import ast
 import contextlib
 import difflib
+import io
 import os
 import re
 import sys
 import tempfile
 from pathlib import Path
 
-from calm import fingerprints
+from calm import fingerprints, t5x_names
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -99,8 +100,8 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
 
   Raises:
     FileNotFoundError: a config is nowhere on the search path; the message lists shipped ones.
-    ValueError: a macro that needs a value has none, or one is set that nothing reads; the message
-      names it and its flag.
+    ValueError: a macro that needs a value has none, or one is set that nothing reads, or one of
+      T5X's that means something else; the message names it and its flag.
   """
   import gin
 
@@ -115,15 +116,20 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
   if bound_arguments not in fingerprints.BINDERS:
     fingerprints.BINDERS.append(bound_arguments)
   gin.clear_config()
+  reader = _Reader()
   # Gin also takes configs/a.gin for a file of a Python package `configs`, and fails where that is
-  # a folder without code. Nothing public takes this reader out.
-  gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+  # a folder without code. Nothing public takes its readers out.
+  gin.config._FILE_READERS[:] = [(reader.open, os.path.isfile)]
   for folder in folders:
     gin.add_config_file_search_path(folder)
   try:
     with _hushed() if hushed else contextlib.nullcontext():
       gin.parse_config_files_and_bindings(gin_files, None, finalize_config=False)
+      bindings = [reader.translate(binding) for binding in bindings]
       _bind(bindings)
+      text = gin.config_str()
+      macros = reader.found.union(re.findall(r'^(\w+) =', text, re.MULTILINE))
+      t5x_names.check(macros, _read_in(text), macro)
       gin.finalize()
   except ValueError as error:
     unset = _UNSET.match(str(error))
@@ -154,6 +160,28 @@ def bound_arguments(function):
     return {}
 
 
+class _Reader:
+  """Opens configs for gin, in our names; `found` are the names of T5X that were set in them."""
+
+  def __init__(self):
+    self.found = set()
+
+  def open(self, path):
+    file = io.StringIO(self.translate(Path(path).read_text(encoding='utf-8')))
+    file.name = path  # For gin's messages.
+    return file
+
+  def translate(self, source):
+    source, found = t5x_names.translate(source)
+    self.found |= found
+    return source
+
+
+def _read_in(text):
+  """Names of the macros that a config reads, or this module does."""
+  return {'WORKDIR', *re.findall(r'%(\w+)', text)}
+
+
 def _bind(bindings):
   """Parses bindings over the configs that are parsed."""
   import gin
@@ -171,7 +199,7 @@ def _check_that_all_are_read(bindings, flags):
   """Raises a ValueError if a macro is set on the command line that no config reads."""
   import gin
 
-  read = {'WORKDIR', *re.findall(r'%(\w+)', gin.config_str())}
+  read = _read_in(gin.config_str())
   for binding in bindings:
     name = binding.partition(' = ')[0]
     if name.isidentifier() and name not in read:
