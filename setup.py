@@ -1,4 +1,7 @@
-"""Package metadata. The gin files are installed beside the code, inside `calm`."""
+"""Package metadata. The gin files are installed beside the code, inside `calm`.
+
+Each folder here with a `main.py` is a package and a program of that name.
+"""
 
 from pathlib import Path
 
@@ -13,6 +16,7 @@ def gin_folders(top):
   return {'calm.' + '.'.join(folder.parts): str(folder) for folder in folders}
 
 
+PROGRAMS = sorted(path.parent.name for path in ROOT.glob('*/main.py'))
 GIN = gin_folders('gin') | gin_folders('configs')
 
 setuptools.setup(
@@ -23,7 +27,10 @@ setuptools.setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
-  packages=setuptools.find_packages(include=['calm', 'calm.*']) + list(GIN),
+  packages=setuptools.find_packages(
+    include=[f'{name}{end}' for name in PROGRAMS for end in ('', '.*')]
+  )
+  + list(GIN),
   package_dir=GIN,
   package_data={name: ['*.gin'] for name in GIN},
   install_requires=[
@@ -56,5 +63,5 @@ setuptools.setup(
     't5x': ['t5x @ git+https://github.com/google-research/t5x'],
     'dev': ['pytest', 'ruff', 'mypy', 'pre-commit'],
   },
-  entry_points={'console_scripts': ['calm = calm.main:main']},
+  entry_points={'console_scripts': [f'{name} = {name}.main:main' for name in PROGRAMS]},
 )

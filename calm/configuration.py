@@ -39,11 +39,15 @@ def shipped_root():
   raise FileNotFoundError(f'No configs/ and gin/ beside or inside {PACKAGE}: install calm again.')
 
 
-def shipped_configs():
-  """Maps each shipped config's path, as --gin_file takes it, to the first line of its header."""
+def shipped_configs(program=None):
+  """Maps paths of shipped configs, as --gin_file takes them, to the first line of their header.
+
+  They are those in the program's own folder, and those in no program's; without one, all.
+  """
   root = shipped_root()
+  own = f'configs/{program}/**/*.gin' if program else 'configs/**/*.gin'
   configs = {}
-  for path in sorted((root / 'configs').rglob('*.gin')):
+  for path in sorted({*root.glob(own), *root.glob('configs/*.gin')}):
     first = path.read_text(encoding='utf-8').partition('\n')[0]
     configs[path.relative_to(root).as_posix()] = first.lstrip('# ')
   return configs
@@ -88,7 +92,7 @@ def split_gin_arguments(argv):
   return others, bindings
 
 
-def parse(gin_files, bindings, search_paths, flags, hushed=True):
+def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True):
   """Reads configs and bindings into gin.
 
   Args:
@@ -96,6 +100,7 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
     bindings: as `split_gin_arguments` gives them.
     search_paths: folders.
     flags: the flag of each macro that has one of its own.
+    program: whose shipped configs an error lists; all, if None.
     hushed: whether to keep back what libraries print when they are loaded.
 
   Raises:
@@ -111,7 +116,7 @@ def parse(gin_files, bindings, search_paths, flags, hushed=True):
   folders = ['.', *search_paths, str(shipped_root())]
   for name in gin_files:
     if not any((Path(folder) / name).is_file() for folder in folders):
-      shipped = '\n  '.join(shipped_configs())
+      shipped = '\n  '.join(shipped_configs(program))
       raise FileNotFoundError(f'No config {name} in {", ".join(folders)}. Shipped:\n  {shipped}')
   if bound_arguments not in fingerprints.BINDERS:
     fingerprints.BINDERS.append(bound_arguments)

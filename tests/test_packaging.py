@@ -77,6 +77,23 @@ def test_every_version_is_pinned():
   assert loose == set()
 
 
+# A program beside calm: its folder has a main.py, and its configs one of its name.
+BESIDE = {
+  'beside/__init__.py': '',
+  'beside/main.py': """import sys
+from calm import commands
+
+COMMANDS = (commands.Command('go', 'beside.work:go', 'go'),)
+PROGRAM = commands.Program('beside', 'Goes.', COMMANDS)
+
+
+def main():
+  sys.exit(commands.main(PROGRAM))
+""",
+  'configs/beside/far.gin': '# Goes far.\n',
+}
+
+
 def test_an_installation_runs_the_configs_inside_it(tmp_path):
   try:
     importlib.metadata.version('wheel')
@@ -90,28 +107,32 @@ def test_an_installation_runs_the_configs_inside_it(tmp_path):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
   for name in ('setup.py', 'pyproject.toml', 'README.md'):
     shutil.copy(ROOT / name, source)
+  for name, text in BESIDE.items():
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).write_text(text)
   pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
   options = ['--no-deps', '--no-build-isolation', '--no-index', '--target', site]
   subprocess.run([*pip, 'install', *options, source], check=True)
   shutil.rmtree(source)
 
   for folder in ('gin', 'configs'):
-    shipped = sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob('*.gin'))
-    installed = sorted((site / 'calm' / folder).rglob('*.gin'))
-    assert [path.relative_to(site / 'calm') for path in installed] == shipped
-  command = [sys.executable, site / 'bin' / 'calm', '--help']
-  environment = {**os.environ, 'PYTHONPATH': str(site)}
-  said = subprocess.run(
-    command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-  )
-  assert '\n  configs/calm/multi30k_en_fr.gin\n' in said.stdout
+    shipped = {path.relative_to(ROOT) for path in (ROOT / folder).rglob('*.gin')}
+    shipped |= {Path(name) for name in BESIDE if name.startswith(f'{folder}/')}
+    installed = (site / 'calm' / folder).rglob('*.gin')
+    assert {path.relative_to(site / 'calm') for path in installed} == shipped
+
+  def said_by(*command):
+    environment = {**os.environ, 'PYTHONPATH': str(site)}
+    return subprocess.run(
+      command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+  help_of_calm = said_by(sys.executable, site / 'bin' / 'calm', '--help')
+  assert '\n  configs/calm/multi30k_en_fr.gin\n' in help_of_calm
+  assert 'configs/beside' not in help_of_calm
+  help_of_beside = said_by(sys.executable, site / 'bin' / 'beside', '--help')
+  assert '\n  configs/beside/far.gin\n' in help_of_beside
+  assert '\n  configs/quickstart.gin\n' in help_of_beside
+  assert 'configs/calm' not in help_of_beside
   where = 'from calm import configuration; print(configuration.shipped_root())'
-  said = subprocess.run(
-    [sys.executable, '-c', where],
-    cwd=tmp_path,
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert said.stdout == f'{site / "calm"}\n'
+  assert said_by(sys.executable, '-c', where) == f'{site / "calm"}\n'

@@ -225,7 +225,8 @@ def test_an_error_is_one_line_that_names_the_thing(
   first, *rest = err.replace(f'{tmp_path}/', '').splitlines()
   assert first.startswith(f'calm {arguments[0]}: {complaint}')
   # Only the list of what is shipped has lines of its own.
-  assert rest == [f'  {name}' for name in configuration.shipped_configs() if 'Shipped:' in first]
+  shipped = configuration.shipped_configs('calm')
+  assert rest == [f'  {name}' for name in shipped if 'Shipped:' in first]
 
 
 def test_an_output_that_cannot_be_written_is_named(workdir, lines, capfd):
@@ -239,13 +240,15 @@ def test_a_traceback_is_shown_on_request(capfd):
     main.main(['train', '--traceback'])
 
 
-@pytest.mark.parametrize('arguments', [['--help'], *([c.name, '--help'] for c in main.COMMANDS)])
+@pytest.mark.parametrize(
+  'arguments', [['--help'], *([c.name, '--help'] for c in main.PROGRAM.commands)]
+)
 def test_help_lists_the_shipped_configs(arguments, capsys):
   with pytest.raises(SystemExit) as info:
     main.main(arguments)
   assert info.value.code == 0
   text = capsys.readouterr().out
-  for config, header in configuration.shipped_configs().items():
+  for config, header in configuration.shipped_configs('calm').items():
     assert f'  {config}\n      {header}' in text
 
 
@@ -260,9 +263,9 @@ def test_a_command_line_that_cannot_be_read_shows_the_usage(arguments, capsys):
 
 
 @pytest.mark.parametrize(
-  'statement', ['import calm', 'from calm import main; main.main(["--help"])']
+  'statement', ['from calm import commands', 'from calm import main; main.main(["--help"])']
 )
-def test_neither_the_package_nor_its_help_loads_the_heavy_libraries(statement):
+def test_neither_a_program_nor_its_help_loads_the_heavy_libraries(statement):
   heavy = 'import sys; print(*{"jax", "tensorflow", "torch", "flax", "seqio"} & {*sys.modules})'
   code = f'try:\n  {statement}\nexcept SystemExit: pass\nprint("---")\n{heavy}'
   said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

@@ -3,7 +3,7 @@ import argparse
 import jax
 import pytest
 
-from calm import main, processes
+from calm import commands, main, processes
 
 ALL = ('--coordinator_address=localhost:1234', '--process_count=2', '--process_index=1')
 
@@ -68,12 +68,12 @@ def test_a_command_for_one_process_is_refused_before_it_waits_for_others(joined)
 
 
 def test_only_training_is_shared():
-  assert [command.name for command in main.COMMANDS if command.shared] == ['train']
+  assert [command.name for command in main.PROGRAM.commands if command.shared] == ['train']
 
 
 def test_every_command_has_the_flags():
-  parser = main.make_parser()
-  for command in main.COMMANDS:
+  parser = commands.make_parser(main.PROGRAM)
+  for command in main.PROGRAM.commands:
     args = parser.parse_args([command.name, *ALL])
     assert (args.process_count, args.process_index) == (2, 1)
 

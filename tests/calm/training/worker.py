@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 
-from calm import configuration, main
+from calm import commands, configuration, main
 
 
 def whole(array):
@@ -19,7 +19,7 @@ def whole(array):
 
 if __name__ == '__main__':
   flags, bindings = configuration.split_gin_arguments(sys.argv[1:])
-  args = main.make_parser().parse_args(['train', '--gin_file=network.gin', *flags])
-  command = next(command for command in main.COMMANDS if command.name == 'train')
-  params, metrics = main.run(command, args, bindings)
+  parser = commands.make_parser(main.PROGRAM)
+  args = parser.parse_args(['train', '--gin_file=network.gin', *flags])
+  params, metrics = commands.run(main.PROGRAM, args, bindings)
   print(json.dumps({'loss': metrics['loss'], 'params': jax.tree.map(whole, params)}))

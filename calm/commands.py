@@ -1,0 +1,230 @@
+"""A table of commands as a program: its flags, help, errors and exit codes.
+
+The command line is T5X's: `--gin_file` (repeatable) names configs, `--gin.NAME=value` sets or
+overrides what they say, `--gin_search_paths` says where else to look for them. Each command calls
+one function, which is named here and loaded only then, and gin supplies its arguments.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+from calm import configuration, processes
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+  """A flag of one command, shorthand for a gin macro."""
+
+  flag: str
+  macro: str
+  help: str
+  metavar: str = 'PATH'
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """What a command is called, the function behind it, and what its help says."""
+
+  name: str
+  function: str  # 'package.module:function'
+  summary: str
+  details: str = ''
+  options: tuple[Option, ...] = ()
+  shared: bool = False  # Whether several processes can run it together.
+  begins_run: bool = False  # Whether it keeps its configuration in the workdir, for the others.
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A program: its name, which is also that of its folder in `configs/`, and its commands."""
+
+  name: str
+  description: str
+  commands: tuple[Command, ...]
+
+
+WORKDIR = Option('--workdir', 'WORKDIR', 'folder of this run: checkpoints, metrics, results', 'DIR')
+
+
+def make_parser(program: Program) -> argparse.ArgumentParser:
+  """The parser of all commands; their help lists the program's shipped configs."""
+  shipped = configuration.shipped_configs(program.name).items()
+  listing = 'shipped configs:\n' + '\n'.join(f'  {path}\n      {text}' for path, text in shipped)
+  parser = argparse.ArgumentParser(
+    prog=program.name,
+    description=program.description,
+    epilog=listing,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+  for command in program.commands:
+    sub = commands.add_parser(
+      command.name,
+      help=command.summary,
+      description=textwrap.fill(_description(program, command), 88),
+      epilog=listing,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+    _add_gin_flags(sub)
+    for option in (WORKDIR, *command.options):
+      sub.add_argument(
+        option.flag,
+        dest=option.macro,
+        metavar=option.metavar,
+        help=f'{option.help} (the macro {option.macro})',
+      )
+    processes.add_flags(sub)
+    sub.add_argument('--traceback', action='store_true', help='show where an error came from')
+  return parser
+
+
+def _description(program, command):
+  text = f'{command.summary[:1].upper()}{command.summary[1:]}. {command.details}'.rstrip()
+  begin = [f'`{program.name} {one.name}`' for one in program.commands if one.begins_run]
+  if begin and not command.begins_run:
+    text += f' Without --gin_file, what {" or ".join(begin)} saved in the workdir is the config.'
+  return text
+
+
+def _add_gin_flags(parser):
+  parser.add_argument(
+    '--gin_file',
+    action='append',
+    default=[],
+    metavar='PATH',
+    help='config to read, later ones over earlier ones; shipped ones as listed below',
+  )
+  parser.add_argument(
+    '--gin.NAME',
+    dest='gin_binding',
+    metavar='VALUE',
+    help='set a macro (--gin.NUM_STEPS=1000) or a parameter (--gin.loop.train.seed=1)',
+  )
+  parser.add_argument(
+    '--gin_search_paths',
+    action='append',
+    default=[],
+    metavar='DIRS',
+    help='comma-separated folders in which --gin_file and include are looked up, too',
+  )
+
+
+def run(program: Program, args: argparse.Namespace, bindings: list[str]):
+  """Reads the configuration and calls the command's function with what gin supplies.
+
+  Args:
+    args: of `make_parser`.
+    bindings: as `configuration.split_gin_arguments` gives them.
+
+  Returns:
+    What the function returns.
+
+  Raises:
+    FileNotFoundError, ValueError: a config is missing, or does not say all that is needed.
+    Exception: what the function raises.
+  """
+  command = _command(program, args)
+  processes.join(args, command.shared)
+  search_paths = [folder for listed in args.gin_search_paths for folder in listed.split(',')]
+  flags = {
+    option.macro: option.flag for one in program.commands for option in (WORKDIR, *one.options)
+  }
+  for option in (WORKDIR, *command.options):
+    value = getattr(args, option.macro)
+    if value is not None:
+      bindings = [*bindings, f'{option.macro} = {value!r}']
+  configuration.parse(
+    _gin_files(program, command, args),
+    bindings,
+    search_paths,
+    flags,
+    program.name,
+    hushed=not args.traceback,
+  )
+
+  import gin
+
+  module, name = command.function.split(':')
+  function = gin.get_configurable(getattr(importlib.import_module(module), name))
+  workdir = configuration.macro('WORKDIR')
+  records = command.begins_run and workdir and processes.is_first()
+  if records:
+    base = configuration.macro('BASE_WORKDIR')
+    if base and Path(base).resolve() == Path(workdir).resolve():
+      raise ValueError(f'{workdir} is BASE_WORKDIR: give this run a --workdir of its own.')
+    configuration.save(workdir)
+  result = function()
+  if records:
+    configuration.save_operative(workdir)
+  return result
+
+
+def _command(program, args):
+  return next(command for command in program.commands if command.name == args.command)
+
+
+def _gin_files(program, command, args):
+  """The configs to read: those that are named, or the one that the run in the workdir has saved."""
+  if args.gin_file:
+    return list(args.gin_file)
+  if command.begins_run or not args.WORKDIR:
+    raise ValueError(
+      f'Name a config with --gin_file; `{program.name} {command.name} --help` lists those shipped.'
+    )
+  saved = Path(args.WORKDIR, 'config.gin')
+  if not saved.is_file():
+    raise FileNotFoundError(f'No {saved}: name a config with --gin_file, or a trained workdir.')
+  return [str(saved)]
+
+
+def main(program: Program, argv: list[str] | None = None) -> int:
+  """Runs the command that `argv` (the process's own arguments, if None) names.
+
+  Returns:
+    The exit code: 0; 1 after an error, of which one line tells; 130 after Ctrl-C; 141 if nobody
+    reads the output any more.
+
+  Raises:
+    SystemExit: help was asked for (0), or the command line cannot be read (2).
+  """
+  # TensorFlow only reads data here; its start-up chatter hides what matters.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    try:
+      return _main(program, list(sys.argv[1:] if argv is None else argv))
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:  # `calm decode ... | head` ends quietly.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _main(program, argv):
+  parser = make_parser(program)
+  try:
+    others, bindings = configuration.split_gin_arguments(argv)
+  except ValueError as error:
+    parser.error(str(error))
+  args = parser.parse_args(others)
+  called = f'{program.name} {args.command}'
+  try:
+    run(program, args, bindings)
+  except KeyboardInterrupt:
+    print(f'{called}: interrupted; the same command goes on.', file=sys.stderr)
+    return 130
+  except BrokenPipeError:
+    raise
+  except Exception as error:
+    if args.traceback:
+      raise
+    print(f'{called}: {configuration.brief(error)}', file=sys.stderr)
+    return 1
+  return 0

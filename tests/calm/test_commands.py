@@ -1,0 +1,152 @@
+"""A table of commands is a program, which shows and lists its own and ends as programs do."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+import gin
+from calm import commands, configuration
+from calm.commands import Command, Option
+
+WORK = """
+def begin(answer, workdir):
+  '''Does what it is told.'''
+  print('answer', answer)
+  if answer == 'refuse':
+    raise ValueError('refused')
+  if answer == 'stop':
+    raise KeyboardInterrupt
+  return answer
+
+
+def look(answer):
+  print('saw', answer)
+"""
+CONFIGS = {
+  'configs/quickstart.gin': '# For all programs.\n',
+  'configs/calm/translate.gin': '# Translates.\n',
+  'configs/other/go.gin': """# Goes.
+from __gin__ import dynamic_registration
+import work_of_other
+ANSWER = 3
+work_of_other.begin:
+  answer = %ANSWER
+  workdir = %WORKDIR
+work_of_other.look.answer = %ANSWER
+""",
+  'configs/other/deeper/further.gin': '# Goes further.\n',
+}
+OTHER = commands.Program(
+  'other',
+  'Another method.',
+  (
+    Command('begin', 'work_of_other:begin', 'begin a SWEET run', begins_run=True),
+    Command(
+      'look',
+      'work_of_other:look',
+      'look at it',
+      options=(Option('--answer', 'ANSWER', 'to be given', 'TEXT'),),
+    ),
+  ),
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+  """A folder with another program's configs as those shipped, and the module behind it."""
+  for name, text in CONFIGS.items():
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+  (tmp_path / 'work_of_other.py').write_text(WORK)
+  monkeypatch.setattr(configuration, 'shipped_root', lambda: tmp_path)
+  monkeypatch.setattr(sys, 'path', [*sys.path, str(tmp_path)])
+  monkeypatch.chdir(tmp_path)
+  yield tmp_path
+  gin.clear_config()
+
+
+def call(*arguments):
+  return commands.main(OTHER, list(arguments))
+
+
+def begin(*arguments):
+  return call('begin', '--gin_file=configs/other/go.gin', '--workdir=run', *arguments)
+
+
+def shown(capsys, *arguments):
+  """The help of a command line."""
+  with pytest.raises(SystemExit) as info:
+    call(*arguments)
+  assert info.value.code == 0
+  return capsys.readouterr().out
+
+
+@pytest.mark.parametrize('arguments', [['--help'], ['begin', '--help'], ['look', '--help']])
+def test_help_lists_the_programs_own_configs_and_those_for_all(arguments, capsys):
+  said = shown(capsys, *arguments)
+  assert said.startswith('usage: other ')
+  listed = said.partition('shipped configs:\n')[2].splitlines()
+  assert [line.strip() for line in listed[::2]] == [
+    'configs/other/deeper/further.gin',
+    'configs/other/go.gin',
+    'configs/quickstart.gin',
+  ]
+  assert [line.strip() for line in listed[1::2]] == ['Goes further.', 'Goes.', 'For all programs.']
+
+
+def test_help_says_which_commands_there_are_and_what_they_read(capsys):
+  assert 'COMMAND\n    begin     begin a SWEET run\n    look      look at it\n' in shown(
+    capsys, '--help'
+  )
+  assert 'Begin a SWEET run.\n' in shown(capsys, 'begin', '--help')
+  assert 'what `other begin` saved in the workdir is the' in shown(capsys, 'look', '--help')
+
+
+def test_a_command_reads_what_the_run_was_begun_with(capsys):
+  assert begin('--gin.ANSWER=7') == 0
+  assert call('look', '--workdir=run') == 0
+  assert call('look', '--workdir=run', '--answer=eight') == 0
+  assert capsys.readouterr().out == 'answer 7\nsaw 7\nsaw eight\n'
+
+
+def test_an_error_is_one_line_and_its_exit_code_is_1(capsys):
+  assert begin('--gin.ANSWER=refuse') == 1
+  assert capsys.readouterr().err == 'other begin: ValueError: refused\n'
+  with pytest.raises(ValueError, match='refused'):
+    begin('--gin.ANSWER=refuse', '--traceback')
+
+
+def test_a_config_that_is_missing_is_told_with_the_programs_own(capsys):
+  assert call('begin', '--gin_file=nope.gin') == 1
+  said = capsys.readouterr().err
+  assert 'other begin: FileNotFoundError: No config nope.gin in ' in said
+  assert 'configs/other/go.gin' in said
+  assert 'configs/calm' not in said
+  assert call('begin') == 1
+  assert '`other begin --help` lists those shipped' in capsys.readouterr().err
+
+
+def test_ctrl_c_has_the_shells_exit_code(capsys):
+  assert begin('--gin.ANSWER=stop') == 128 + signal.SIGINT
+  assert capsys.readouterr().err == 'other begin: interrupted; the same command goes on.\n'
+
+
+def test_an_output_that_nobody_reads_ends_quietly(monkeypatch, capfd):
+  reader, writer = os.pipe()
+  os.close(reader)
+  with os.fdopen(writer, 'w') as closed, monkeypatch.context() as patch:
+    patch.setattr(sys, 'stdout', closed)
+    assert begin() == 128 + signal.SIGPIPE
+  assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+  'arguments', [[], ['train'], ['look', '--workdir'], ['begin', '--answer=1']]
+)
+def test_a_command_line_that_cannot_be_read_shows_the_usage(arguments, capsys):
+  with pytest.raises(SystemExit) as info:
+    call(*arguments)
+  assert info.value.code == 2
+  assert capsys.readouterr().err.startswith('usage: other')
