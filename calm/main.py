@@ -76,7 +76,7 @@ PROGRAM = commands.Program(
       (
         Option('--input', 'DECODE_INPUT', "file of lines or JSON Lines; '-' is standard input"),
         Option('--output', 'DECODE_OUTPUT', "file of JSON Lines to write; '-' is standard output"),
-      Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used'),
+        Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used'),
       ),
     ),
     Command(
