@@ -6,6 +6,7 @@ on, and no step is spent on tokens that are already known.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -32,6 +33,8 @@ def decode(
   fill='exit_state',
 ):
   """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
+
+  A bfloat16 model needs `compiler_options=ROUNDING` there for the equalities that `Decoder` has.
 
   Args:
     model: a `calm.models.t5.T5`.
@@ -98,7 +101,14 @@ def _start(rule, fill):
   return early_exit.early_exit(rule, fill)
 
 
-_decode = jax.jit(decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill'))
+# Within one computation XLA would keep float32 from one bfloat16 operation to the next, and round
+# only at its end: a layer would compute other numbers where a branch may skip it.
+ROUNDING = {'xla_allow_excess_precision': False}
+_jit = functools.partial(
+  jax.jit, decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill')
+)
+_decode = _jit()
+_decode_bfloat16 = _jit(compiler_options=ROUNDING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +163,8 @@ class Decoder:
       raise ValueError('Sampling needs a key: pass key=jax.random.key(seed).')
     elif key.ndim == 0:
       key = row_keys(key, jnp.arange(encoder_input_tokens.shape[0]))
-    return _decode(
+    run = _decode_bfloat16 if self.model.config.dtype == jnp.bfloat16 else _decode
+    return run(
       self.model,
       params,
       encoder_input_tokens,
