@@ -168,7 +168,8 @@ def test_levels_lie_between_0_and_1(delta, epsilon):
 def test_names_tell_settings_and_modules():
   assert testing.name_of(bounds.betting) == 'betting'
   partial = functools.partial(bounds.betting, epsilon=0.1)
-  assert testing.name_of(partial) == 'betting(epsilon=0.1)'
+  assert testing.name_of(partial) == 'betting'
+  assert testing.arguments_of(partial) == {'epsilon': 0.1}
   assert testing.name_of(math.exp) == 'math.exp'
 
 
