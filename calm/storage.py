@@ -113,22 +113,28 @@ def to_line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record).encode('utf-8') + b'\n'
 
 
-def to_checked_line(record: Mapping[str, Any]) -> bytes:
-  """`to_line` of a record that is not empty, with the checksum of what precedes it at the end."""
+def to_checked_line(record: Mapping[str, Any], number: int) -> bytes:
+  """`to_line` of a record that is not empty, with its number and a checksum of both at the end."""
   body = to_line({key: value for key, value in record.items() if key != CHECKSUM})[:-2]
-  return body + _SEAL + checksum(body).encode() + b'"}\n'
+  return body + _SEAL + _numbered(body, number) + b'"}\n'
 
 
-def from_checked_line(line: bytes) -> dict[str, Any]:
-  """The record of a line that `to_checked_line` made, without the checksum.
+def from_checked_line(line: bytes) -> tuple[int, dict[str, Any]]:
+  """(number, record) of a line that `to_checked_line` made.
 
   Raises:
     DamagedError: the line is another, or not whole.
   """
   body, seal, rest = line.rpartition(_SEAL)
-  if not seal or rest != checksum(body).encode() + b'"}\n':
+  number = rest.partition(b':')[0]
+  if not seal or not number.isdigit() or rest != _numbered(body, int(number)) + b'"}\n':
     raise DamagedError('the checksum does not fit')
-  return json.loads(body + b'}')
+  return int(number), json.loads(body + b'}')
+
+
+def _numbered(body, number):
+  digits = str(number).encode()
+  return digits + b':' + checksum(digits + b':' + body).encode()
 
 
 @contextlib.contextmanager

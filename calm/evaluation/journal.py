@@ -80,7 +80,7 @@ def read(path: str | os.PathLike, count: int) -> list[dict[str, Any]]:
   with open(path, 'rb') as file:
     for number, line in enumerate(itertools.islice(file, count), 1):
       try:
-        records.append(storage.from_checked_line(line))
+        records.append(storage.from_checked_line(line)[1])
       except storage.DamagedError as error:
         raise storage.DamagedError(f'{path}:{number}: {error}.') from None
   if len(records) < count:
@@ -89,7 +89,7 @@ def read(path: str | os.PathLike, count: int) -> list[dict[str, Any]]:
 
 
 class Journal:
-  """A file of records that carry their number as `index`, from 0, in this order.
+  """A file of records in their order; their checksums hold their numbers, from 0.
 
   Used as a context; two at once on one file are refused.
 
@@ -151,7 +151,7 @@ class Journal:
       else:
         missing = True
         continue
-      record = storage.from_checked_line(line)
+      _, record = storage.from_checked_line(line)
       if storage.to_line({key: record.get(key) for key in head}) != storage.to_line(head):
         raise OtherInputsError(f'{self.path}:{number + 1} was made of another input. {_MEND}')
     if not missing:
@@ -161,7 +161,7 @@ class Journal:
   def add(self, first: int, records: Sequence[Record]) -> None:
     """Writes the records of a batch but for those that are there."""
     self._write(
-      self._known.get(number) or storage.to_checked_line(record)
+      self._known.get(number) or storage.to_checked_line(record, number)
       for number, record in enumerate(records, first)
       if number >= self.count
     )
@@ -232,10 +232,9 @@ def _numbered(path) -> Iterator[tuple[int | None, bytes]]:
   with open(path, 'rb') as file:
     for line in file:
       try:
-        number = storage.from_checked_line(line).get('index')
-      except ValueError:
-        number = None
-      yield number if isinstance(number, int) else None, line
+        yield storage.from_checked_line(line)[0], line
+      except storage.DamagedError:
+        yield None, line
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from calm import fingerprints
+from calm import fingerprints, storage
 from calm.evaluation import journal
 from calm.evaluation.predict import run
 from calm.evaluation.predictor import Predictor, Row
@@ -118,13 +118,14 @@ def predict_split(split: Split, predictor: Predictor, folder: Path) -> Results:
   predictor.check(split.examples)
   start = time.perf_counter()
   for path in _candidates(folder, settings):
+    _mend_settings(path, settings)
     try:
       with journal.Journal(path / ROWS, settings) as output:
         _say_what_changed(folder, path, settings)
         kept = min(output.count, len(pairs))
         run(pairs, predictor, output, len(pairs), partial=True)
       rows = journal.read(path / ROWS, len(pairs))
-    except (journal.OtherInputsError, FileExistsError):  # Of other data, or damaged settings.
+    except (journal.OtherInputsError, journal.OtherSettingsError):
       continue
     return Results(rows, path, len(pairs) - kept, time.perf_counter() - start)
   raise AssertionError('There is always another name.')
@@ -143,6 +144,14 @@ def _candidates(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
   digits = fingerprints.fingerprint(settings).removeprefix(fingerprints.FINGERPRINT)[:8]
   yield folder / digits
   yield from (folder / f'{digits}-{number}' for number in itertools.count(2))
+
+
+def _mend_settings(path: Path, settings: Mapping[str, Any]):
+  """Writes settings again that are damaged or lost: the folder's name tells what they were."""
+  rows = path / ROWS
+  if rows.exists() and journal.read_settings(rows) is None:
+    storage.warn(f'{journal.settings_path(rows)} is damaged and written again.')
+    storage.write_record(journal.settings_path(rows), settings)
 
 
 def _say_what_changed(folder: Path, path: Path, settings: Mapping[str, Any]):

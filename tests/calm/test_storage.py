@@ -53,8 +53,8 @@ def test_no_damage_of_a_record_goes_unseen(tmp_path):
 
 def test_no_damage_of_a_line_goes_unseen():
   rng = random.Random(0)
-  line = storage.to_checked_line(RECORD)
-  assert storage.from_checked_line(line) == RECORD
+  line = storage.to_checked_line(RECORD, 17)
+  assert storage.from_checked_line(line) == (17, RECORD)
   assert json.loads(line)['threshold'] == 0.85
   for _ in range(300):
     changed = damaged(line, rng)
@@ -64,8 +64,8 @@ def test_no_damage_of_a_line_goes_unseen():
 
 
 def test_half_a_surrogate_pair_is_kept():
-  line = storage.to_checked_line({'text': '\ud83d'})
-  assert storage.from_checked_line(line) == {'text': '\ud83d'}
+  line = storage.to_checked_line({'text': '\ud83d'}, 0)
+  assert storage.from_checked_line(line) == (0, {'text': '\ud83d'})
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):

@@ -5,28 +5,19 @@ import io
 import os
 import types
 
-import numpy as np
 import pytest
 
-from calm.decoding import items
-
-
-def tokenize(text, where):
-  """Lengths of words and EOS; longer texts than five words are refused."""
-  words = text.split()
-  if len(words) > 5:
-    raise ValueError(f'{where}: too long')
-  return np.array([*map(len, words), 1], np.int32)
+from calm.evaluation import inputs
 
 
 def read(path, **options):
-  """All items of a file."""
-  return list(items.Reader(str(path), tokenize, **options))
+  """What a line of output begins with, and the example, of all inputs of a file."""
+  return list(inputs.Reader(str(path), **options))
 
 
 def heads(path, **options):
   """What the lines of output would begin with."""
-  return [dict(item.head) for item in read(path, **options)]
+  return [head for head, _ in read(path, **options)]
 
 
 @pytest.fixture
@@ -55,18 +46,22 @@ def stdin(monkeypatch):
 def test_a_line_fills_the_only_field_of_the_template(file):
   path = file('a.txt', 'one\ntwo three\n')
   found = read(path, template='translate: {en}')
-  assert [item.head for item in found] == [
+  assert [head for head, _ in found] == [
     {'index': 0, 'inputs': 'translate: one'},
     {'index': 1, 'inputs': 'translate: two three'},
   ]
-  np.testing.assert_array_equal(found[1].tokens, [10, 3, 5, 1])
+  assert [dict(example.texts) for _, example in found] == [
+    {'inputs': 'translate: one'},
+    {'inputs': 'translate: two three'},
+  ]
 
 
 def test_a_blank_line_has_nothing_to_decode_but_its_place(file):
   found = read(file('a.txt', 'one\n\n \nfour\n'), template='translate: {en}')
-  assert [len(item.tokens) for item in found] == [3, 0, 0, 3]
-  assert [item.index for item in found] == [0, 1, 2, 3]
-  assert found[1].head['inputs'] == ''
+  assert [example.texts for _, example in found[1:3]] == [{}, {}]
+  assert [example.index for _, example in found] == [0, 1, 2, 3]
+  assert [example.where.rpartition(':')[2] for _, example in found] == ['1', '2', '3', '4']
+  assert found[1][0]['inputs'] == ''
 
 
 @pytest.mark.parametrize(
@@ -117,32 +112,30 @@ def test_standard_input_has_lines_or_records(stdin):
 
 def test_a_line_of_a_pipe_is_there_before_the_next_is_written():
   out, into = os.pipe()
-  reader = items.Reader(f'/dev/fd/{out}', tokenize)
+  reader = inputs.Reader(f'/dev/fd/{out}')
   assert not reader.rereadable
   os.write(into, b'one\n')
   found = iter(reader)
-  assert next(found).head['inputs'] == 'one'
+  assert next(found)[0]['inputs'] == 'one'
   os.write(into, b'two\n')
-  assert next(found).head['inputs'] == 'two'
+  assert next(found)[0]['inputs'] == 'two'
   os.close(into)
   assert next(found, None) is None
   os.close(out)
 
 
 def test_only_files_can_be_read_again(file):
-  assert items.Reader(str(file('a.txt', '')), tokenize).rereadable
-  assert not items.Reader('-', tokenize).rereadable
+  assert inputs.Reader(str(file('a.txt', ''))).rereadable
+  assert not inputs.Reader('-').rereadable
 
 
 @pytest.mark.parametrize(
   ('name', 'content', 'message'),
   [
-    ('a.txt', 'ok\n1 2 3 4 5 6\n', 'a.txt:2: too long'),
     ('a.txt', b'ok\n\xff\n', 'a.txt:2: not UTF-8'),
     ('a.txt.gz', gzip.compress(b'ok\n')[:-6], 'a.txt.gz:2: the gzip file is damaged'),
     ('a.jsonl', '{"inputs": "1"}\n{"inputs"\n', 'a.jsonl:2: not JSON'),
     ('a.jsonl', '{"inputs": "1"}\n\n{"text": "2"}\n', "a.jsonl:3: no field 'inputs'"),
-    ('a.jsonl', '{"inputs": "1 2 3 4 5 6"}\n', 'a.jsonl:1: too long'),
   ],
 )
 def test_a_bad_line_is_named(file, name, content, message):
@@ -184,4 +177,4 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 )
 def test_settings_that_do_not_fit_are_named(path, options, message):
   with pytest.raises(ValueError, match=message):
-    items.Reader(path, tokenize, **options)
+    inputs.Reader(path, **options)

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from calm.decoding import evaluation, stored
 from calm.tasks import batches, public, text, vocabularies
+from calm.tasks import examples as examples_module
 
 # What T5's inputs begin with, and the words between the fields (Raffel et al., appendix D).
 FORMS = {
@@ -73,8 +73,7 @@ def builder_of(name):
 
 @functools.cache
 def examples_of(name, split):
-  options = {'inputs_length': 211, 'truncate': True, 'vocab_size': 259}
-  return batches.evaluation_examples(task_of(name), split, **options)
+  return examples_module.evaluation_examples(task_of(name), split)
 
 
 class Downloads:
@@ -113,13 +112,13 @@ def test_every_split_has_the_form_of_t5(name):
   assert {'train', 'validation'} <= set(splits)
   for split in splits:
     for example in examples_of(name, split):
-      rest = example.inputs_text
+      rest = example.texts['inputs']
       assert rest.startswith(f'{FORMS[name][0]} ')
       for words in FORMS[name]:
         before, found, rest = rest.partition(words)
         assert found
         assert before == '' or before.endswith(' ')
-      assert example.targets_text
+      assert example.target
 
 
 @pytest.mark.parametrize('name', sorted(set(public.TASKS) - WITHOUT_LABELS))
@@ -141,17 +140,17 @@ def test_tokens_are_the_text_and_eos(name):
 
 
 def texts_of(example):
-  return example.inputs_text, example.targets_text
+  return example.texts['inputs'], example.target
 
 
 def perfect(name):
   """Metrics of the validation split, its own targets predicted."""
   examples = examples_of(name, 'validation')
-  predictions = [example.targets_text for example in examples]
+  predictions = [example.target for example in examples]
   if name == 'super_glue_wsc':  # A candidate that is not meant must not be predicted.
     pairs = zip(examples, predictions, strict=True)
     predictions = [one if example.raw['label'] == 1 else 'nothing' for example, one in pairs]
-  return evaluation.score(stored.StoredSplit(task_of(name), 'validation', examples), predictions)
+  return examples_module.score(task_of(name), examples, predictions)
 
 
 @pytest.mark.parametrize('name', sorted(set(public.TASKS) - {'glue_stsb', 'cnn_dailymail'}))
@@ -168,7 +167,7 @@ def test_rounded_similarities_correlate_almost_fully():
 
 def test_summaries_predicted_score_100_but_for_the_pairs_of_single_words():
   scores = perfect('cnn_dailymail')
-  texts = [example.targets_text for example in examples_of('cnn_dailymail', 'validation')]
+  texts = [example.target for example in examples_of('cnn_dailymail', 'validation')]
   with_pairs = np.mean([len(one.split()) > 1 for one in texts])
   assert 0 < with_pairs < 1
   assert scores == pytest.approx({'rouge1': 100, 'rouge2': 100 * with_pairs, 'rougeLsum': 100})
@@ -215,9 +214,9 @@ def test_record_trains_on_each_answer_and_validates_on_each_record():
   assert max(map(len, of_records)) > 1
   validation, train = (examples_of('super_glue_record', one) for one in ('validation', 'train'))
   assert [one.raw['references'] for one in validation] == of_records
-  assert [one.targets_text for one in validation] == [answers[0] for answers in of_records]
+  assert [one.target for one in validation] == [answers[0] for answers in of_records]
   answers = [answer for answers in of_records for answer in answers]
-  assert [one.targets_text for one in train] == answers
+  assert [one.target for one in train] == answers
   assert [one.raw['references'] for one in train] == [[answer] for answer in answers]
 
 
@@ -233,7 +232,7 @@ def test_a_target_of_several_answers_is_all_of_them():
   target = task_of('squad').postprocess_fn('', example=example.raw, is_target=True)
   assert len(target) > 1
   assert target == example.raw['references']
-  assert example.targets_text == target[0]
+  assert example.target == target[0]
 
 
 def test_mnli_has_both_of_its_validation_splits():
