@@ -43,6 +43,7 @@ def report(
 
   Raises:
     ValueError: the task has no metric, or none of that name, or too few examples for a tolerance.
+    storage.BusyError: another process writes there.
   """
   settings = settings or efficiency.TrialSettings()
   settings.check(study)
@@ -50,14 +51,18 @@ def report(
   quality = quality or next(iter(metrics), 'similarity')
   if quality not in [*metrics, 'similarity']:
     raise ValueError(f'quality: {quality!r} is none of {", ".join([*metrics, "similarity"])}.')
+  with efficiency.lock(study):
+    return _write(study, settings, quality, taus, positions, num_perturbed, rank)
+
+
+def _write(study: Study, settings, quality, taus, positions, num_perturbed, rank) -> Path:
   folder = Path(study.folder, efficiency.FOLDER)
-  folder.mkdir(parents=True, exist_ok=True)
   efficiency.keep_earlier(folder, efficiency.settings_of(study, settings))
   show = Writer(folder)
   say('quality against layers')
   tradeoff = curves.tradeoff(study)
   say('efficiency by tolerance')
-  table = efficiency.read(study, settings) or efficiency.trials(study, settings)
+  table = efficiency.read(study, settings) or efficiency.make(study, settings)
   say('likely words')
   compared = _agreement(study, folder, table)
   say('decaying thresholds')

@@ -33,7 +33,10 @@ def low(tiny):
   return dataclasses.replace(tiny, model=t5.T5(config), inputs=inputs)
 
 
-def decode(low, rule=NeverExit(), inputs=None, prompts=None, steps=STEPS):
+NEVER = NeverExit()
+
+
+def decode(low, rule=NEVER, inputs=None, prompts=None, steps=STEPS):
   """What the rows, or others, give under a rule, as NumPy arrays."""
   run = decoder.Decoder(low.model, steps, rule=rule)
   inputs = low.inputs if inputs is None else inputs

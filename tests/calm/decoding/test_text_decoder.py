@@ -49,7 +49,7 @@ def predict(predictor, examples=EXAMPLES):
 
 
 def test_rows_are_the_decoders(predictor, byte_model, vocabulary):
-  model, params = byte_model
+  _model, params = byte_model
   tokens = np.zeros((BATCH_SIZE, INPUTS_LENGTH), np.int32)
   lengths = []
   for row, text in enumerate(TEXTS[:BATCH_SIZE]):

@@ -5,17 +5,18 @@ import json
 import jax
 import numpy as np
 import pytest
-from calm.decoding.stored import Results, StoredSplit
 
 from calm.decoding import decoder
-from calm.exits import confidence
+from calm.decoding.text_decoder import TextDecoder
+from calm.exits import confidence, rules
+from calm.exits.families import Family
 from calm.models import t5
 from calm.reporting import efficiency, report
 from calm.reporting.study import Study
 
 # D = 2, N H = 3, F = 5, three decoder layers, a head of 259 bytes.
 CONFIG = t5.T5Config(259, 2, 1, 3, 5, 1, 3)
-# By the file they would be in: a text of two tokens, and the layers run for each.
+# By the name of a rule: a text of two tokens, and the layers run for each.
 OUTPUTS = {
   'full': ('a b', [3, 3]),
   'fixed_layer/1': ('c', [1, 1]),
@@ -65,38 +66,50 @@ def make_task(vocabulary):
   return make
 
 
-@pytest.fixture
-def made_up(make_task, tmp_path, monkeypatch):
-  """Makes studies of ten examples, 'ab' with its EOS, whose outputs are OUTPUTS."""
+class MadeUp(TextDecoder):
+  """Says of every example what OUTPUTS has for the rule."""
 
-  def decode(self, path, text_decoder):
-    del text_decoder
-    name = path.relative_to(tmp_path / 'calibration/validation').with_suffix('').as_posix()
+  def __call__(self, examples):
+    name = rule_name(self.decoder.rule)
     text, exit_layers = OUTPUTS[name]
     # A margin asks for the whole head after every layer, if it is not likely words'.
     heads = exit_layers if 'softmax_margin' in name else [1, 1]
+    num_logits = [CONFIG.vocab_size * times for times in heads]
     row = {
       'prediction': text,
-      'num_tokens': 2,
-      'layers_per_token': sum(exit_layers) / 2,
+      'units': 2,
+      'costs': {'layers': sum(exit_layers), 'logits': sum(num_logits)},
       'tokens': [100, 1],
       'exit_layers': exit_layers,
-      'num_logits': [CONFIG.vocab_size * times for times in heads],
+      'num_logits': num_logits,
+      'input_tokens': 3,
     }
-    return Results([row] * len(self.examples), 0, 0.0)
+    return [row for _ in examples]
 
-  monkeypatch.setattr(StoredSplit, 'decode', decode)
+
+def rule_name(rule):
+  """A rule as a key of OUTPUTS."""
+  if isinstance(rule, rules.Confident):
+    return f'{Family(rule).name}/{rule.threshold.value:g}'
+  names = {rules.NeverExit: 'full', rules.Oracle: 'oracle'}
+  return names.get(type(rule)) or f'fixed_layer/{rule.layer}'
+
+
+@pytest.fixture
+def made_up(make_task, tmp_path, vocabulary):
+  """Makes studies of ten examples, 'ab' with its EOS, whose outputs are OUTPUTS."""
   shapes = jax.eval_shape(t5.T5(CONFIG).init_params, jax.random.key(0))
   params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+  exits = Family(rules.Confident(confidence.softmax_margin, 0.5))
 
   def make(**options):
     usual = {
       'task': make_task(tmp_path, ['ab'] * 10, TARGETS),
-      'split': 'validation',
-      'decoder': decoder.Decoder(t5.T5(CONFIG), 4),
-      'params': params,
+      'split_name': 'validation',
+      'predictor': MadeUp(
+        decoder.Decoder(t5.T5(CONFIG), 4), params, vocabulary, 8, per_token=True, exits=exits
+      ),
       'workdir': str(tmp_path),
-      'inputs_length': 8,
       'measures': (confidence.softmax_margin, confidence.state_saturation),
       'grid': (0.9, 0.5),
     }
@@ -141,29 +154,29 @@ def loud_params(config, seed=5):
 
 
 @pytest.fixture(scope='session')
-def speaking(make_task, tmp_path_factory):
+def speaking(make_task, tmp_path_factory, vocabulary):
   """A study of a tiny model and twelve inputs."""
   folder = tmp_path_factory.mktemp('speaking')
+  predictor = TextDecoder(
+    decoder.Decoder(t5.T5(SPEAKING), 6), loud_params(SPEAKING), vocabulary, 16, batch_size=12
+  )
   return Study(
     task=make_task(folder, INPUTS, INPUTS),
-    split='validation',
-    decoder=decoder.Decoder(t5.T5(SPEAKING), 6),
-    params=loud_params(SPEAKING),
+    split_name='validation',
+    predictor=predictor,
     workdir=str(folder),
-    inputs_length=16,
     measures=(confidence.softmax_margin,),
     grid=(0.9, 0.5, 0.1),
-    batch_size=12,
   )
 
 
 @pytest.fixture(scope='session')
 def make_report(speaking):
   """Makes the report of `speaking`."""
-  protocol = efficiency.Protocol(
+  settings = efficiency.TrialSettings(
     deltas={'textual': (0.5, 0.9)}, num_trials=3, timed_batch_sizes=(2,), num_timed=4, repeats=1
   )
-  return lambda: report.report(speaking, protocol, taus=(4.0,), positions=(0, 2, 50))
+  return lambda: report.report(speaking, settings, taus=(4.0,), positions=(0, 2, 50))
 
 
 @pytest.fixture(scope='session')

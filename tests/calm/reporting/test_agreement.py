@@ -1,16 +1,18 @@
 """Likely words against the whole vocabulary: shares by hand, and the measure each is held to."""
 
 import csv
+from pathlib import Path
 
-from calm.decoding.stored import Results
-
+from calm.evaluation.outcomes import Results
 from calm.exits import confidence
 from calm.reporting import agreement, report
 
 
 def results(*rows):
   """Results of rows of tokens and their exit layers."""
-  return Results([{'tokens': tokens, 'exit_layers': exits} for tokens, exits in rows], 0, 0.0)
+  return Results(
+    [{'tokens': tokens, 'exit_layers': exits} for tokens, exits in rows], Path(), 0, 0.0
+  )
 
 
 def test_only_tokens_of_the_same_past_are_compared():

@@ -6,14 +6,13 @@ import functools
 import json
 
 import pytest
-from calm.decoding.stored import StoredSplit
 
 from calm.calibration import consistency
 from calm.exits import confidence
-from calm.reporting import efficiency
+from calm.reporting import efficiency, study
 from calm.reporting.timing import Timing
 
-PROTOCOL = efficiency.Protocol(
+SETTINGS = efficiency.TrialSettings(
   deltas={'textual': (0.5,), 'risk': (0.6,)}, num_trials=3, timed_batch_sizes=(1, 2), num_timed=4
 )
 # One layer: at position 0 with 3 source tokens 24 + 48 + 12 * 4 + 60, at position 1 12 more. The
@@ -31,14 +30,14 @@ def timed(monkeypatch):
     calls.append((batch_size, len(inputs), sorted(rules)))
     return {name: Timing((8.0 if name == 'full' else 4.0,), 2) for name in rules}
 
-  monkeypatch.setattr(efficiency, 'time_rules', time_rules)
+  monkeypatch.setattr(study, 'time_rules', time_rules)
   return calls
 
 
 @pytest.fixture
 def rows(made_up):
   """The rows by (objective or kind, measure)."""
-  table = efficiency.trials(made_up(), PROTOCOL)
+  table = efficiency.trials(made_up(), SETTINGS)
   return {(row['objective'] or row['kind'], row['measure']): row for row in table}
 
 
@@ -108,9 +107,9 @@ def test_the_table_is_saved_and_read_again(rows, made_up, tmp_path, capsys):
   assert [line['measure'] for line in lines] == [measure for _, measure in rows]
   assert lines[4]['layers'] == '2.0'
   assert lines[0]['delta'] == ''
-  assert efficiency.read(made_up(), PROTOCOL) == saved
-  assert efficiency.read(made_up(grid=(0.9,)), PROTOCOL) is None
-  assert efficiency.read(made_up(), dataclasses.replace(PROTOCOL, epsilon=0.1)) is None
+  assert efficiency.read(made_up(), SETTINGS) == saved
+  assert efficiency.read(made_up(grid=(0.9,)), SETTINGS) is None
+  assert efficiency.read(made_up(), dataclasses.replace(SETTINGS, epsilon=0.1)) is None
 
 
 def test_the_printed_table_has_means_and_deviations(rows, capsys):
@@ -121,22 +120,22 @@ def test_the_printed_table_has_means_and_deviations(rows, capsys):
 
 
 def test_a_measure_over_a_classifier_that_is_not_there_is_left_out(made_up, capsys):
-  study = made_up(measures=(confidence.softmax_margin, confidence.classifier))
-  assert list(study.sweeps) == ['softmax_margin']
+  one = made_up(measures=(confidence.softmax_margin, confidence.classifier))
+  assert one.families == ['softmax_margin']
   assert 'classifier: left out' in capsys.readouterr().err
 
 
-def test_too_few_examples_are_named_before_anything_is_decoded(made_up, monkeypatch):
-  monkeypatch.delattr(StoredSplit, 'decode')
-  protocol = efficiency.Protocol(deltas={'textual': (0.1,)})
+def test_too_few_examples_are_named_before_anything_is_decoded(made_up, tmp_path):
+  settings = efficiency.TrialSettings(deltas={'textual': (0.1,)})
   with pytest.raises(ValueError, match=r'8 examples can never certify delta = 0.1'):
-    efficiency.trials(made_up(), protocol)
+    efficiency.trials(made_up(), settings)
+  assert not (tmp_path / 'calibration').exists()
 
 
 def test_tokens_have_no_references(made_up):
-  study = made_up(dissimilarity=consistency.token_disagreement)
+  one = made_up(dissimilarity=consistency.token_disagreement)
   with pytest.raises(ValueError, match='risk cannot be had with token_disagreement'):
-    efficiency.trials(study, PROTOCOL)
+    efficiency.trials(one, SETTINGS)
 
 
 def test_a_dissimilarity_of_tokens_is_known_behind_a_wrapper(made_up):
@@ -144,10 +143,10 @@ def test_a_dissimilarity_of_tokens_is_known_behind_a_wrapper(made_up):
   def wrapped(*outputs):  # As gin makes one of every function that it names.
     return consistency.token_disagreement(*outputs)
 
-  study = made_up(dissimilarity=wrapped)
-  assert study.objectives == ('textual',)
+  one = made_up(dissimilarity=wrapped)
+  assert one.objectives == ('textual',)
   # The texts 'c' and 'a b' differ, the tokens do not.
-  assert not study.losses(study.static[1], 'textual').any()
+  assert not one.losses(one.static[0], 'textual').any()
 
 
 def test_thresholds_of_a_measure_that_is_not_there_are_named(made_up):

@@ -60,7 +60,7 @@ def test_series_differ_by_marker_as_well_as_by_colour():
     {'kind': 'measure', 'series': str(i), 'threshold': 0.5, 'layers': 2.0, 'bleu': 30.0 + i}
     for i in range(4)
   ]
-  (axes,) = figures.tradeoff(rows, 'bleu').axes
+  (axes,) = figures.tradeoff(rows, 'bleu', {'layers': 'layers per token'}).axes
   styles = [(line.get_marker(), line.get_color()) for line in axes.lines if len(line.get_xdata())]
   for (marker, colour), (other, another) in itertools.combinations(styles, 2):
     assert marker != other

@@ -43,15 +43,15 @@ def test_the_curve_is_that_of_the_outputs(reported, speaking):
     ('oracle', ''),
   ]
   layers = [float(line['layers']) for line in lines]
-  at = speaking.sweeps['softmax_margin'].at(0.5)
+  at = speaking.at('softmax_margin', 0.5).results
   exits = [layer for row in at.rows for layer in row['exit_layers']]
   assert layers[1] == pytest.approx(sum(exits) / len(exits), abs=1e-6)
   assert layers[3:5] == [1, 2]
-  same = [a == b for a, b in zip(at.predictions, speaking.full.predictions, strict=True)]
+  same = [a == b for a, b in zip(at.predictions, speaking.full.results.predictions, strict=True)]
   assert float(lines[1]['similarity']) >= sum(same) / len(same)
   assert float(lines[4]['similarity']) == 1
-  targets = speaking.stored.targets()
-  hits = [a == b for a, b in zip(speaking.full.predictions, targets, strict=True)]
+  targets = speaking.split.references()
+  hits = [a == b for a, b in zip(speaking.full.results.predictions, targets, strict=True)]
   assert float(lines[4]['exact_match']) == pytest.approx(100 * sum(hits) / len(hits))
 
 
@@ -66,7 +66,7 @@ def test_examples_say_of_each_token_after_which_layer_it_stopped(document, speak
   rows = {
     (row['prediction'], tuple(row['exit_layers']))
     for threshold in speaking.grid
-    for row in speaking.sweeps['softmax_margin'].at(threshold).rows
+    for row in speaking.at('softmax_margin', threshold).results.rows
   }
   texts = re.findall(r'<span class="tokens">(.*?)</span></dd>', document)
   assert len(texts) >= 2
@@ -112,6 +112,6 @@ def test_a_second_report_decodes_nothing_and_is_the_same(
 def test_an_interrupted_report_goes_on(reported, document, make_report, speaking):
   folder = reported.parent.parent / 'calibration' / 'validation'
   for name in ('perturbed/ranked/2', 'softmax_margin_tau_4/0.5'):
-    path = folder / f'{name}.jsonl'
+    (path,) = (folder / name).glob('*/predictions.jsonl')
     path.write_bytes(path.read_bytes()[:-20])
   assert make_report().read_text(encoding='utf-8') == document

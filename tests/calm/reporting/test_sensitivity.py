@@ -13,9 +13,9 @@ from calm.reporting import sensitivity
 
 def rows_of(study, kind, position):
   """What was decoded with one wrong token."""
-  folder = Path(study.workdir, 'calibration', 'validation', 'perturbed', kind)
-  lines = (folder / f'{position}.jsonl').read_text(encoding='utf-8').splitlines()
-  return [json.loads(line) for line in lines]
+  folder = Path(study.workdir, 'calibration', 'validation', 'perturbed', kind, str(position))
+  (path,) = folder.glob('*/predictions.jsonl')
+  return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
 def test_a_rank_is_taken_at_its_position_only():
@@ -36,7 +36,7 @@ def test_the_first_layer_predicts_at_its_position_only():
 
 
 def test_rows_say_how_many_texts_reach_the_position(speaking, reported):
-  lengths = np.array([row['num_tokens'] for row in speaking.full.rows])
+  lengths = np.array([row['units'] for row in speaking.full.results.rows])
   rows = sensitivity.sensitivity(speaking, (0, 2, 50))
   assert [(row['kind'], row['position'], row['num_examples']) for row in rows] == [
     (kind, position, (lengths > position).sum())
@@ -48,7 +48,7 @@ def test_rows_say_how_many_texts_reach_the_position(speaking, reported):
 
 def test_tokens_before_the_wrong_one_are_the_full_models(speaking, reported):
   sensitivity.sensitivity(speaking, (2,))
-  for full, row in zip(speaking.full.rows, rows_of(speaking, 'ranked', 2), strict=True):
+  for full, row in zip(speaking.full.results.rows, rows_of(speaking, 'ranked', 2), strict=True):
     assert row['tokens'][:2] == full['tokens'][:2]
     if len(full['tokens']) > 2:
       assert row['tokens'][2] != full['tokens'][2]
@@ -56,9 +56,11 @@ def test_tokens_before_the_wrong_one_are_the_full_models(speaking, reported):
 
 def test_only_the_wrong_token_leaves_early(speaking, reported):
   sensitivity.sensitivity(speaking, (2,))
-  for full, row in zip(speaking.full.rows, rows_of(speaking, 'first_layer', 2), strict=True):
+  for full, row in zip(
+    speaking.full.results.rows, rows_of(speaking, 'first_layer', 2), strict=True
+  ):
     assert row['tokens'][:2] == full['tokens'][:2]
-    expected = [1 if position == 2 else 2 for position in range(row['num_tokens'])]
+    expected = [1 if position == 2 else 2 for position in range(row['units'])]
     assert row['exit_layers'] == expected
 
 
