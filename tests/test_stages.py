@@ -1,10 +1,13 @@
 """Runs that begin with another's weights: exits are added, then a classifier, by configs alone."""
 
 import json
+import linecache
 import math
 import re
 import shutil
+import sys
 
+import gin
 import jax
 import numpy as np
 import pytest
@@ -199,18 +202,101 @@ def test_a_stage_without_two_folders_is_refused_and_changes_none(
   assert (runs / config / 'config.gin').read_bytes() == before
 
 
-def test_a_measure_and_a_rule_of_ones_own_need_no_other_code(runs, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def own(runs, tmp_path, monkeypatch):
+  """The flags of a measure and a rule of one's own, those of the README."""
   readme = (configuration.shipped_root() / 'README.md').read_text(encoding='utf-8')
   (module,) = re.findall(r'```python\n(# my_exits\.py\n.*?)```', readme, re.DOTALL)
   (config,) = re.findall(r'```\n(# mine\.gin.*?)```', readme, re.DOTALL)
   (tmp_path / 'my_exits.py').write_text(module)
   (tmp_path / 'mine.gin').write_text(config)
   monkeypatch.syspath_prepend(tmp_path)
-  files = [f'--gin_file={file}' for file in (runs / 'exits/config.gin', tmp_path / 'mine.gin')]
-  assert main.main(['evaluate', *files, '--gin.LAMBDA=0.0']) == 0
-  capsys.readouterr()
-  lines = (runs / 'exits/evaluations/test/predictions.jsonl').read_text().splitlines()
-  layers = [json.loads(line)['exit_layers'] for line in lines]
+  return [f'--gin_file={file}' for file in (runs / 'exits/config.gin', tmp_path / 'mine.gin')]
+
+
+def newest_rows(folder):
+  """The rows that were predicted last below a folder of `evaluations`."""
+  paths = sorted(folder.glob('*/predictions.jsonl'), key=lambda path: path.stat().st_mtime_ns)
+  return [json.loads(line) for line in paths[-1].read_text().splitlines()]
+
+
+def starts_late(layers):
+  """Whether a text's first three tokens took all three layers, and all others one."""
+  return layers == ([3] * 3 + [1] * len(layers))[: len(layers)]
+
+
+def test_a_measure_and_a_rule_of_ones_own_need_no_other_code(runs, own):
+  assert main.main(['evaluate', *own, '--gin.LAMBDA=0.0']) == 0
+  layers = [row['exit_layers'] for row in newest_rows(runs / 'exits/evaluations/test')]
   # Nothing is compared after layer 1 with a state before it: a confidence of 0, which is enough.
-  assert all(row == ([3] * 3 + [1] * len(row))[: len(row)] for row in layers)
+  assert all(map(starts_late, layers))
   assert max(map(len, layers)) > 3
+
+
+def test_a_rule_of_ones_own_is_what_is_calibrated_certified_and_run(runs, own, capfd):
+  grid = ['--gin.DELTAS=(0.97,)', '--gin.GRID=(0.5, 0.0)']
+  grid.append('--gin.DISSIMILARITY=@consistency.token_disagreement')
+  assert main.main(['calibrate', *own, *grid]) == 0
+  path = runs / 'exits/certificates/LateStart_agreement_textual_0.97.json'
+  rule = json.loads(path.read_text())['system']['rule']
+  assert rule['class'] == 'my_exits.LateStart'
+  assert rule['rule']['measure']['function'] == 'my_exits.agreement'
+  assert main.main(['evaluate', *own, f'--certificate={path}', '--gin.LAMBDA=0.7']) == 0
+  rows = newest_rows(runs / 'exits/evaluations/test_LateStart_agreement_textual_0.97')
+  layers = [row['exit_layers'] for row in rows]
+  assert all(starts_late(row) for row in layers)
+  capfd.readouterr()
+  assert main.main(['evaluate', own[0], f'--certificate={path}']) == 1
+  refused = capfd.readouterr().err
+  assert 'rule: certified for my_exits.LateStart, here Confident (set --gin.RULE)' in refused
+  assert main.main(['evaluate', *own, f'--certificate={path}', '--gin.my_exits.LateStart.start=2'])
+  assert 'rule.start: certified for 3, here 2' in capfd.readouterr().err
+
+
+def test_an_edited_rule_is_decoded_anew_and_refused_its_certificate(runs, own, tmp_path, capfd):
+  assert main.main(['evaluate', *own, '--gin.LAMBDA=0.0']) == 0
+  before = newest_rows(runs / 'exits/evaluations/test')
+  module = tmp_path / 'my_exits.py'
+  module.write_text(module.read_text().replace('evidence.position >= self.start', 'True'))
+  edited = sys.modules.pop('my_exits')
+  linecache.clearcache()
+  capfd.readouterr()
+  gin.enter_interactive_mode()  # The same names again in the same process.
+  try:
+    assert main.main(['evaluate', *own, '--gin.LAMBDA=0.0']) == 0
+    assert 'predicting anew, since rule.source differs' in capfd.readouterr().err
+    after = newest_rows(runs / 'exits/evaluations/test')
+    assert [row['exit_layers'] for row in after] != [row['exit_layers'] for row in before]
+    path = runs / 'exits/certificates/LateStart_agreement_textual_0.97.json'
+    assert main.main(['evaluate', *own, f'--certificate={path}']) == 1
+    assert 'rule.source: is another (set --gin.RULE)' in capfd.readouterr().err
+  finally:
+    gin.exit_interactive_mode()
+    sys.modules['my_exits'] = edited
+
+
+def test_a_rule_without_a_threshold_is_refused_before_anything_is_decoded(runs, capfd):
+  rule = ['--gin.RULE=@rules.FixedLayer()', '--gin.rules.FixedLayer.layer=1']
+  assert main.main(['calibrate', f'--workdir={runs}/exits', *rule, '--gin.DELTAS=(0.9,)']) == 1
+  assert 'FixedLayer has no threshold to calibrate: give RULE one' in capfd.readouterr().err
+
+
+def test_a_moved_run_keeps_its_certificate_and_its_predictions(runs, tmp_path, capfd):
+  moved = shutil.copytree(runs / 'plain', tmp_path / 'tr[1] moved')
+  grid = ['--gin.DELTAS=(0.97,)', '--gin.GRID=(0.5, 0.0)']
+  assert main.main(['calibrate', f'--workdir={runs}/plain', *grid]) == 0
+  path = runs / 'plain/certificates/softmax_margin_textual_0.97.json'
+  for place in (runs / 'plain' / '..' / 'plain', moved):
+    capfd.readouterr()
+    assert main.main(['evaluate', f'--workdir={place}', f'--certificate={path}']) == 0
+  shutil.copytree(runs / 'plain/calibration', moved / 'calibration')
+  assert main.main(['calibrate', f'--workdir={moved}', *grid]) == 0
+  assert 'layers/token' not in capfd.readouterr().err  # Nothing was decoded.
+  lines = tmp_path / 'lines.txt'
+  lines.write_text('one\ntwo\n')
+  options = [f'--input={lines}', f'--certificate={path}']
+  assert main.main(['decode', f'--workdir={moved}', *options]) == 0
+  said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+  assert [row['inputs'] for row in said] == ['one', 'two']
+  assert main.main(['decode', f'--workdir={moved}', *options, '--gin.MIN_EXIT=2']) == 1
+  assert 'rule.min_exit: certified for 1, here 2 (set --gin.MIN_EXIT)' in capfd.readouterr().err

@@ -116,7 +116,7 @@ def test_the_same_command_on_a_finished_run_does_nothing(workdir, capfd):
 def test_a_saved_run_is_evaluated_from_anywhere_by_its_workdir(workdir, capsys):
   assert main.main(['evaluate', f'--workdir={workdir}']) == 0
   printed = json.loads(capsys.readouterr().out)
-  assert printed == json.loads((workdir / 'evaluations' / 'test' / 'metrics.json').read_text())
+  assert printed == json.loads((workdir / 'evaluations' / 'test.json').read_text())
   assert (printed['num_examples'], printed['layers_per_token']) == (7, 2.0)
   assert 0 <= printed['exact_match'] <= 100
   assert main.main(['evaluate', f'--workdir={workdir}', '--split=validation']) == 0
@@ -127,10 +127,13 @@ def test_a_saved_run_is_evaluated_from_anywhere_by_its_workdir(workdir, capsys):
 
 
 def test_a_run_moved_elsewhere_is_evaluated_there(workdir, tmp_path, capsys):
+  assert main.main(['evaluate', f'--workdir={workdir}', '--split=validation']) == 0
+  printed = json.loads(capsys.readouterr().out)
   moved = workdir.rename(workdir.parent / 'moved')
   try:
     assert main.main(['evaluate', f'--workdir={moved}', '--split=validation']) == 0
-    assert json.loads(capsys.readouterr().out)['num_examples'] == 11
+    # The same to the last digit of its seconds: nothing was decoded again.
+    assert json.loads(capsys.readouterr().out) == printed
     assert not workdir.exists()
   finally:
     moved.rename(workdir)
@@ -141,9 +144,10 @@ def test_lines_are_decoded_to_a_file_or_to_standard_output(workdir, lines, tmp_p
   assert decode(workdir, '--input', lines, '--output', output) == 0
   records = [json.loads(line) for line in output.open()]
   assert [record['inputs'] for record in records] == LINES
-  assert [record['num_tokens'] > 0 for record in records] == [line != '' for line in LINES]
+  assert [record['units'] > 0 for record in records] == [line != '' for line in LINES]
   assert decode(workdir, '--input', lines) == 0
-  assert capsys.readouterr().out == output.read_text()
+  printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert printed == [{k: v for k, v in record.items() if k != 'checksum'} for record in records]
 
 
 def test_a_decoding_that_was_cut_short_is_completed(workdir, lines, tmp_path, capsys):
@@ -194,7 +198,7 @@ def test_an_export_says_in_transformers_what_it_says_here(workdir, lines, tmp_pa
       with torch.no_grad():
         (generated,) = model.generate(tokens, max_new_tokens=5, do_sample=False)
       generated = generated[1:].tolist()  # After the 0 that it begins with.
-      assert len(generated) == record['num_tokens']
+      assert len(generated) == record['units']
       assert vocabulary.decode(generated) == record['prediction']
 
 
