@@ -1,29 +1,48 @@
-"""Token batches of a task: an endless, packed, exactly restorable stream, and examples in order.
+"""Token batches of a task: an endless, packed, exactly restorable stream.
 
-A split is tokenised once and held in memory as one flat array, so that its examples can be read in
-any order: the order of an epoch is a permutation that follows from the seed, and the place in the
-stream is a few numbers that are saved with a checkpoint.
+A split is tokenised once and held in memory as one flat array for each column, so that its examples
+can be read in any order: the order of an epoch is a permutation that follows from the seed, and the
+place in the stream is a few numbers that are saved with a checkpoint.
 """
 
 import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 import seqio
-import tqdm
 
-from calm.tasks import text
+from calm.tasks import features, registered, text
+from calm.tasks.tokenization import (
+  ExampleError,
+  RaggedArray,
+  checked,
+  encode,
+  fit,
+  pad_rows,
+  tokenise,
+)
 
-_CHUNK = 1000  # Texts that are tokenised at a time.
+__all__ = [
+  'BatchIterator',
+  'Example',
+  'ExampleError',
+  'RaggedArray',
+  'encode',
+  'evaluation_examples',
+  'fit',
+  'pad_rows',
+  'stream',
+  'train_batches',
+  'validation_batches',
+]
 
-
-class ExampleError(ValueError):
-  """An example cannot be used; the message names it and says what to do."""
+Columns = Mapping[str, RaggedArray]  # of the same number of rows, by name
+MakeFeatures = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,43 +57,8 @@ class Example:
   raw: Mapping[str, Any]  # all that the task's preprocessors leave, for postprocessing
 
 
-@dataclasses.dataclass(frozen=True)
-class RaggedArray:
-  """Rows of different lengths in one flat array; row i is values[offsets[i] : offsets[i + 1]]."""
-
-  values: np.ndarray
-  offsets: np.ndarray
-
-  @classmethod
-  def from_rows(cls, rows: Sequence[Sequence[int]]) -> 'RaggedArray':
-    """Joins rows of int32."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum()))
-    return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
-
-  def __len__(self):
-    return len(self.offsets) - 1
-
-  def __getitem__(self, index):
-    return self.values[self.offsets[index] : self.offsets[index + 1]]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pairs:
-  """Inputs and targets by number, as grain reads a source."""
-
-  inputs: RaggedArray
-  targets: RaggedArray
-
-  def __len__(self):
-    return len(self.inputs)
-
-  def __getitem__(self, index):
-    return {'inputs': self.inputs[index], 'targets': self.targets[index]}
-
-
 def train_batches(
-  task: seqio.Task,
+  task: registered.TaskOrMixture,
   *,
   batch_size: int,
   inputs_length: int,
@@ -90,7 +74,7 @@ def train_batches(
   """Batches of a split without end, each epoch in an order of its own that follows from `seed`.
 
   Args:
-    task: text in, text out.
+    task: text in, text out; of a mixture, each task at its rate.
     batch_size: rows of a batch, over all hosts.
     inputs_length: S, tokens of a row of inputs; what is longer is an error, unless `truncate`.
     targets_length: T, likewise.
@@ -109,25 +93,26 @@ def train_batches(
     ExampleError: an example is too long, has no tokens, or one beyond vocab_size.
     ValueError: no such split, an empty one, or batch_size is not a multiple of num_shards.
   """
-  shard, shards = _shard(shard_index, num_shards)
-  if batch_size < 1 or batch_size % shards:
-    raise ValueError(f'BATCH_SIZE must be a multiple of the {shards} hosts, not {batch_size}.')
-  pairs = _tokenised(task, split, inputs_length, targets_length, truncate, vocab_size)
+  shard, shards = _shard(shard_index, num_shards, batch_size)  # Before hours of reading.
   lengths = {'inputs': inputs_length, 'targets': targets_length}
-  stream = grain.MapDataset.source(pairs).seed(seed).shuffle().repeat()
-  stream = stream.to_iter_dataset(grain.ReadOptions(num_threads=0))
-  if pack:
-    # Rows are filled side by side and given out together; the more, the fewer gaps.
-    stream = grain.experimental.FirstFitPackIterDataset(
-      stream, length_struct=lengths, num_packing_bins=max(batch_size, 64)
-    )
-  else:
-    stream = stream.map(lambda pair: _row_of_one(pair, lengths))
-  return BatchIterator(stream.batch(batch_size, drop_remainder=True), shard, shards)
+  drawn = [
+    (_tokenised(one, split, lengths, truncate, vocab_size), rate)
+    for one, rate in registered.rates_of(task, split)
+  ]
+  return stream(
+    drawn,
+    lengths,
+    features.encoder_decoder,
+    batch_size=batch_size,
+    pack=pack,
+    seed=seed,
+    shard_index=shard,
+    num_shards=shards,
+  )
 
 
 def validation_batches(
-  task: seqio.Task, *, split: str = 'validation', **options: Any
+  task: registered.TaskOrMixture, *, split: str = 'validation', **options: Any
 ) -> 'BatchIterator | None':
   """`train_batches` of a split to validate on; None, with a line on stderr, if there is none."""
   if split not in task.splits:
@@ -136,42 +121,74 @@ def validation_batches(
   return train_batches(task, split=split, **options)
 
 
-class BatchIterator:
-  """Endless batches: dicts of int32 arrays with the names of seqio's encoder-decoder features.
+def stream(
+  drawn: Sequence[tuple[Columns, float]],
+  lengths: Mapping[str, int],
+  make_features: MakeFeatures,
+  *,
+  batch_size: int,
+  pack: bool,
+  seed: int = 0,
+  shard_index: int | None = None,
+  num_shards: int | None = None,
+) -> 'BatchIterator':
+  """Batches without end of examples that are columns of numbers, as `train_batches` gives them.
 
-  `encoder_input_tokens`, `encoder_segment_ids` and `encoder_positions` are [B, S],
-  `decoder_target_tokens`, `decoder_input_tokens` (the targets of each example shifted right, 0
-  first), `decoder_segment_ids`, `decoder_positions` and `decoder_loss_weights` are [B, T]. Segments
-  count from 1; 0 is padding.
+  Args:
+    drawn: columns, and how often to draw from them beside the others: relative rates, kept to
+      within 1 %. Each has epochs of its own.
+    lengths: of a row, for every column; nothing in it is longer.
+    make_features: what the model is given, of a batch's columns; see `calm.tasks.features`.
+    batch_size, pack, seed, shard_index, num_shards: as in `train_batches`.
+
+  Raises:
+    ValueError: batch_size is not a multiple of num_shards.
+  """
+  shard, shards = _shard(shard_index, num_shards, batch_size)
+  epochs = [
+    grain.MapDataset.source(_Rows(columns)).seed(seed + i).shuffle().repeat()
+    for i, (columns, _) in enumerate(drawn)
+  ]
+  mixed = grain.MapDataset.mix(epochs, [rate for _, rate in drawn]) if len(drawn) > 1 else epochs[0]
+  rows = mixed.to_iter_dataset(grain.ReadOptions(num_threads=0))
+  if pack:
+    # Rows are filled side by side and given out together; the more, the fewer gaps.
+    rows = grain.experimental.FirstFitPackIterDataset(
+      rows, length_struct=dict(lengths), num_packing_bins=max(batch_size, 64)
+    )
+  else:
+    rows = rows.map(lambda row: _row_of_one(row, lengths))
+  return BatchIterator(rows.batch(batch_size, drop_remainder=True), make_features, shard, shards)
+
+
+class BatchIterator:
+  """Endless batches: dicts of arrays, as `make_features` names them.
 
   Every host packs the same batches and takes its own rows, so that the state is the same on all and
   fits any number of hosts.
   """
 
-  def __init__(self, dataset: grain.IterDataset, shard_index: int = 0, num_shards: int = 1):
+  def __init__(
+    self,
+    dataset: grain.IterDataset,
+    make_features: MakeFeatures,
+    shard_index: int = 0,
+    num_shards: int = 1,
+  ):
     self._iterator = iter(dataset)
+    self._make_features = make_features
     self._shard_index, self._num_shards = shard_index, num_shards
 
   def __iter__(self):
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    packed = next(self._iterator)
-    rows = len(packed['inputs']) // self._num_shards
+    columns = next(self._iterator)
+    rows = len(next(iter(columns.values()))) // self._num_shards
     mine = slice(self._shard_index * rows, (self._shard_index + 1) * rows)
-    packed = {name: value[mine].astype(np.int32) for name, value in packed.items()}
-    targets, positions = packed['targets'], packed['targets_positions']
-    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-    return {
-      'encoder_input_tokens': packed['inputs'],
-      'encoder_segment_ids': packed['inputs_segment_ids'],
-      'encoder_positions': packed['inputs_positions'],
-      'decoder_input_tokens': np.where(positions > 0, shifted, 0),
-      'decoder_target_tokens': targets,
-      'decoder_segment_ids': packed['targets_segment_ids'],
-      'decoder_positions': positions,
-      'decoder_loss_weights': (packed['targets_segment_ids'] > 0).astype(np.int32),
-    }
+    return self._make_features(
+      {name: value[mine].astype(np.int32) for name, value in columns.items()}
+    )
 
   def get_state(self) -> dict[str, Any]:
     """Where the stream stands, as JSON takes it."""
@@ -199,141 +216,82 @@ def evaluation_examples(
   """
   if limit is not None and limit < 1:
     raise ValueError(f'limit is {limit}: 1 at least, or None for all examples.')
-  lengths = {'inputs': inputs_length}
+  end = task.output_features['inputs'].add_eos
   examples = [
-    _checked(example, task, lengths, truncate, vocab_size)
-    for example in itertools.islice(_examples(task, split), limit)
+    Example(
+      index=one.index,
+      inputs=checked(
+        tokens['inputs'],
+        inputs_length,
+        truncate,
+        one.where,
+        'inputs',
+        ends_in_eos=end,
+        vocab_size=vocab_size,
+      ),
+      targets=tokens['targets'],
+      inputs_text=one.texts['inputs'],
+      targets_text=one.target,
+      raw={'where': one.where, **one.raw},
+    )
+    for one, tokens in itertools.islice(tokenise(task, split), limit)
   ]
   if not examples:
     raise ValueError(text.has_no('examples', task, split))
   return examples
 
 
-def pad_rows(sequences: Sequence[np.ndarray], length: int, num_rows: int) -> np.ndarray:
-  """Writes sequences into int32[num_rows, length], 0 after each and in rows without one.
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+  """Rows of columns by number, as grain reads a source."""
 
-  Raises:
-    ValueError: there are more sequences than rows, or one is longer than `length`.
-  """
-  if len(sequences) > num_rows:
-    raise ValueError(f'{len(sequences)} sequences do not fit into {num_rows} rows.')
-  rows = np.zeros((num_rows, length), np.int32)
-  for row, sequence in zip(rows, sequences, strict=False):
-    if len(sequence) > length:
-      raise ValueError(f'A sequence of {len(sequence)} tokens does not fit into {length}.')
-    row[: len(sequence)] = sequence
-  return rows
+  columns: Columns
+
+  def __len__(self):
+    return len(next(iter(self.columns.values())))
+
+  def __getitem__(self, index):
+    return {name: column[index] for name, column in self.columns.items()}
 
 
-def encode(vocabulary: seqio.Vocabulary, texts: Sequence[str]) -> list[list[int]]:
-  """Tokens of each text, without EOS: those of seqio's `tokenize`, many texts at a time."""
-  if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-    return vocabulary.tokenizer.EncodeAsIds(list(texts))
-  return [list(vocabulary.encode(one)) for one in texts]
-
-
-def fit(
-  tokens: np.ndarray,
-  length: int,
-  truncate: bool,
-  where: str,
-  feature: str,
-  *,
-  ends_in_eos: bool = True,
-) -> np.ndarray:
-  """`tokens` if they fit into `length`; if that is allowed, cut before EOS.
-
-  Raises:
-    ExampleError: they do not fit and are not to be cut.
-    ValueError: nothing fits into `length`.
-  """
-  if length < 1:
-    raise ValueError(f'{feature.upper()}_LENGTH must be 1 at least, not {length}.')
-  if len(tokens) <= length:
-    return tokens
-  if truncate:
-    kept = int(ends_in_eos)
-    return np.concatenate([tokens[: length - kept], tokens[len(tokens) - kept :]])
-  raise ExampleError(
-    f'{where}: the {feature} have {len(tokens)} tokens, and {feature.upper()}_LENGTH is {length}. '
-    'Set it higher, or cut with TRUNCATE = True.'
-  )
-
-
-def _examples(task: seqio.Task, split: str) -> Iterator[Example]:
-  """Examples of a split with all their tokens; a bar shows the way on a terminal."""
-  features = {name: task.output_features[name] for name in text.FEATURES}
-  bar = tqdm.tqdm(desc=f'tokenising {split}', unit=' examples', delay=2, disable=None)
-  raws = text.examples(task, split)
-  with bar:
-    for start in itertools.count(0, _CHUNK):
-      chunk = list(itertools.islice(raws, _CHUNK))
-      if not chunk:
-        return
-      columns = {}
-      for name, feature in features.items():
-        rows = encode(feature.vocabulary, [raw[f'{name}_pretokenized'] for raw in chunk])
-        end = [feature.vocabulary.eos_id] if feature.add_eos else []
-        columns[name] = [np.array([*row, *end], np.int32) for row in rows]
-      for i, raw in enumerate(chunk):
-        yield Example(
-          index=start + i,
-          inputs=columns['inputs'][i],
-          targets=columns['targets'][i],
-          inputs_text=raw['inputs_pretokenized'],
-          targets_text=raw['targets_pretokenized'],
-          raw={'where': f'{split} example {start + i}', **raw},
+def _tokenised(task, split, lengths, truncate, vocab_size):
+  """All examples of a split as columns, in memory."""
+  rows: dict[str, list[np.ndarray]] = {name: [] for name in lengths}
+  for example, tokens in tokenise(task, split):
+    for name, length in lengths.items():
+      rows[name].append(
+        checked(
+          tokens[name],
+          length,
+          truncate,
+          example.where,
+          name,
+          ends_in_eos=task.output_features[name].add_eos,
+          vocab_size=vocab_size,
         )
-      bar.update(len(chunk))
-
-
-def _checked(example, task, lengths, truncate, vocab_size):
-  """The example with what has a length in `lengths` cut to it; or an ExampleError."""
-  where, cut = example.raw['where'], {}
-  for name, length in lengths.items():
-    ends_in_eos = task.output_features[name].add_eos
-    tokens = fit(getattr(example, name), length, truncate, where, name, ends_in_eos=ends_in_eos)
-    cut[name] = tokens
-    if not len(tokens):  # A row of nothing but padding has nothing to attend to.
-      raise ExampleError(
-        f'{where}: the {name} have no tokens. Leave the example out, or let the feature end in EOS'
-        ' (add_eos = True).'
       )
-    if vocab_size is not None and tokens.max() >= vocab_size:
-      raise ExampleError(
-        f'{where}: the {name} hold token {tokens.max()}, and the model knows {vocab_size} '
-        '(VOCAB_SIZE): it was made for another vocabulary.'
-      )
-  return dataclasses.replace(example, **cut)
-
-
-def _tokenised(task, split, inputs_length, targets_length, truncate, vocab_size):
-  """All pairs of a split, in memory."""
-  lengths = {'inputs': inputs_length, 'targets': targets_length}
-  inputs, targets = [], []
-  for example in _examples(task, split):
-    checked = _checked(example, task, lengths, truncate, vocab_size)
-    inputs.append(checked.inputs)
-    targets.append(checked.targets)
-  if not inputs:
+  if not any(rows.values()):
     raise ValueError(text.has_no('examples', task, split))
-  return _Pairs(RaggedArray.from_rows(inputs), RaggedArray.from_rows(targets))
+  return {name: RaggedArray.from_rows(column) for name, column in rows.items()}
 
 
-def _row_of_one(pair, lengths):
+def _row_of_one(columns, lengths):
   """One example as a row of its own, with the names that packing gives."""
   row = {}
   for name, length in lengths.items():
-    present = np.arange(length) < len(pair[name])
-    row[name] = pad_rows([pair[name]], length, 1)[0]
+    present = np.arange(length) < len(columns[name])
+    row[name] = pad_rows([columns[name]], length, 1)[0]
     row[f'{name}_segment_ids'] = present.astype(np.int32)
     row[f'{name}_positions'] = np.where(present, np.arange(length), 0)
   return row
 
 
-def _shard(index, count):
+def _shard(index, count, batch_size):
+  """(which part, of how many); this JAX process's, if one is not given."""
   if index is None or count is None:
     import jax  # Only to ask which process this is.
 
-    return jax.process_index(), jax.process_count()
+    index, count = jax.process_index(), jax.process_count()
+  if batch_size < 1 or batch_size % count:
+    raise ValueError(f'BATCH_SIZE must be a multiple of the {count} hosts, not {batch_size}.')
   return index, count

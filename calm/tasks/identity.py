@@ -21,11 +21,11 @@ def describe_task(task: seqio.Task) -> dict[str, Any]:
   set of TensorFlow Datasets and its prompt; of any other what its source tells of itself. Paths,
   splits, metrics and the vocabulary (`describe_vocabulary`) are no part of it.
   """
-  text_only = text.is_tokenization(task)
+  before = text.before_tokenization(task)
   return {
     'name': task.name,
     **_form(task.source),
-    'preprocessors': list(task.preprocessors[:-2] if text_only else task.preprocessors),
+    'preprocessors': list(task.preprocessors) if before is None else before,
     'postprocessing': task.postprocessor,
     'features': {
       name: {'add_eos': feature.add_eos} for name, feature in task.output_features.items()

@@ -117,12 +117,29 @@ def has_no(what: str, task: seqio.Task, split: str) -> str:
   return f'Split {split!r} of task {task.name!r} has no {what}{read_from}.'
 
 
-def is_tokenization(task: seqio.Task) -> bool:
-  """Whether the task ends in tokenisation and EOS as above, with text before."""
-  return tuple(task.preprocessors[-2:]) in (
-    TOKENIZATION,
-    (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos),
-  )
+def before_tokenization(task: seqio.Task) -> list[Callable] | None:
+  """The task's preprocessors without tokenisation and EOS; None if it does not end in these.
+
+  A place for a cache among them, which seqio's tasks often have, makes no difference.
+  """
+  steps = [one for one in task.preprocessors if not isinstance(one, seqio.CacheDatasetPlaceholder)]
+  ends = (TOKENIZATION, (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos))
+  return steps[:-2] if tuple(steps[-2:]) in ends else None
+
+
+def check_form(task: seqio.Task):
+  """Raises a ValueError unless the task makes text of records, then tokenises and ends it."""
+  if isinstance(task, seqio.Mixture):
+    raise ValueError(f'{task.name!r} is a mixture, and one of its tasks is needed here.')
+  if not set(FEATURES) <= set(task.output_features):
+    raise ValueError(
+      f'Task {task.name!r} has features {", ".join(task.output_features)}, not inputs and targets.'
+    )
+  if before_tokenization(task) is None:
+    raise ValueError(
+      f'Task {task.name!r} does not end in seqio.preprocessors.tokenize and append_eos_after_trim'
+      ' (or append_eos), so its text cannot be told from its tokens.'
+    )
 
 
 def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
@@ -135,13 +152,9 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
     ValueError: no such split, a text is not UTF-8, or the task is not text followed by seqio's
       `tokenize` and `append_eos_after_trim` or `append_eos`.
   """
+  check_form(task)
   check_split(task, split)
-  if not is_tokenization(task):
-    raise ValueError(
-      f'Task {task.name!r} does not end in seqio.preprocessors.tokenize and append_eos_after_trim'
-      ' (or append_eos), so its text cannot be told from its tokens.'
-    )
-  before = list(task.preprocessors[:-2])
+  before = before_tokenization(task) or []
   if isinstance(task.source, PythonSource) and not before:
     yield from map(_renamed, task.source.read(split))
     return

@@ -1,5 +1,6 @@
 """Batches hold every example whole, in an order that can be restored anywhere."""
 
+import hashlib
 import itertools
 import json
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
-from calm.tasks import batches, text, vocabularies
+from calm.tasks import batches, text, tokenization, vocabularies
 
 LENGTHS = {'inputs_length': 29, 'targets_length': 31}
 FEATURES = [('encoder_input_tokens', 'encoder'), ('decoder_target_tokens', 'decoder')]
@@ -322,21 +323,72 @@ def test_more_than_one_chunk_of_texts_keeps_its_order(translation):
   assert [one.index for one in examples] == list(range(2003))
 
 
-def test_pad_rows_writes_zeros_after_each_and_rejects_what_does_not_fit():
-  rows = [np.array([5, 1]), np.array([7, 8, 1])]
-  np.testing.assert_array_equal(
-    batches.pad_rows(rows, 3, 3), np.array([[5, 1, 0], [7, 8, 1], [0, 0, 0]])
-  )
-  with pytest.raises(ValueError, match='2 sequences do not fit into 1'):
-    batches.pad_rows(rows, 3, 1)
-  with pytest.raises(ValueError, match='3 tokens does not fit into 2'):
-    batches.pad_rows(rows, 2, 2)
+# SHA-256 of nine batches and the state after them, as they have been since the first version.
+DIGESTS = {
+  True: 'd30ac235d5d3503534af284ac37d9eade20fa36934b1a6818259f319263ea1a9',
+  False: 'd49c074453b4404f4b3adaa4ff3e2ca2f90b520034906ce09a99b9d5b6e23b97',
+}
 
 
-def test_ragged_rows_are_as_they_were():
-  rows = [[1, 2], [], [3]]
-  ragged = batches.RaggedArray.from_rows(rows)
-  assert [ragged[i].tolist() for i in range(len(ragged))] == rows
+@pytest.mark.parametrize('pack', [True, False])
+def test_a_run_of_an_earlier_version_goes_on_with_the_same_batches(translation, pack):
+  iterator = stream(translation(), seed=3, pack=pack)
+  digest = hashlib.sha256()
+  for batch in take(iterator, 9):
+    for name in sorted(batch):
+      digest.update(f'{name}{batch[name].shape}'.encode() + batch[name].tobytes())
+  digest.update(json.dumps(iterator.get_state(), sort_keys=True).encode())
+  assert digest.hexdigest() == DIGESTS[pack]
+
+
+def numbered(start, count):
+  """Columns of `count` examples: a sentence of one to three times its number, and that number."""
+  numbers = range(start, start + count)
+  return {
+    'sentence': tokenization.RaggedArray.from_rows([[i] * (1 + i % 3) for i in numbers]),
+    'label': tokenization.RaggedArray.from_rows([[i] for i in numbers]),
+  }
+
+
+def stream_of(drawn, **options):
+  options = {'batch_size': 4, 'pack': False, 'shard_index': 0, 'num_shards': 1, **options}
+  return batches.stream(drawn, {'sentence': 3, 'label': 1}, dict, **options)
+
+
+def test_columns_of_any_name_stay_together():
+  for batch in take(stream_of([(numbered(1, 7), 1.0)]), 9):
+    for sentence, label in zip(batch['sentence'], batch['label'], strict=True):
+      assert set(sentence.tolist()) - {0} == set(label.tolist())
+    np.testing.assert_array_equal(batch['sentence_segment_ids'], batch['sentence'] > 0)
+
+
+def labels_of(iterator, number):
+  return np.concatenate([batch['label'][:, 0] for batch in take(iterator, number)])
+
+
+@pytest.mark.parametrize('rates', [(3, 1), (0.75, 0.25), (3e6, 1e6)])
+def test_columns_are_drawn_at_their_rates_each_in_epochs_of_its_own(rates):
+  drawn = [(numbered(1, 5), rates[0]), (numbered(11, 3), rates[1])]
+  labels = labels_of(stream_of(drawn), 15)
+  first, second = labels[labels < 11], labels[labels >= 11]
+  assert (len(first), len(second)) == (45, 15)
+  assert all(sorted(epoch) == [1, 2, 3, 4, 5] for epoch in first.reshape(9, 5))
+  assert all(sorted(epoch) == [11, 12, 13] for epoch in second.reshape(5, 3))
+  assert len(set(map(tuple, first.reshape(9, 5)))) > 1
+  assert (np.cumsum(labels >= 11) <= np.arange(1, 61) // 4 + 1).all()  # Mixed all the way.
+
+
+@pytest.mark.parametrize('pack', [True, False])
+def test_mixed_columns_continue_where_a_state_was_taken(pack):
+  drawn = [(numbered(1, 5), 0.3), (numbered(11, 3), 0.2), (numbered(21, 7), 0.5)]
+  first = stream_of(drawn, pack=pack, seed=3)
+  take(first, 5)
+  state = json.dumps(first.get_state())
+  fresh = stream_of(drawn, pack=pack, seed=3)
+  fresh.set_state(json.loads(state))
+  assert_same(take(fresh, 7), take(first, 7))
+  other = stream_of(drawn, pack=pack, seed=4)
+  assert (labels_of(stream_of(drawn, pack=pack, seed=3), 5) != labels_of(other, 5)).any()
 
 
 def test_a_task_that_ends_otherwise_is_an_error(translation):
