@@ -1,11 +1,14 @@
 """The gin files of tasks and vocabularies fit together under gin/runs/t5.gin."""
 
+import sys
+
 import pytest
+import seqio
 import tensorflow_datasets as tfds
 
 import gin
 from calm import configuration
-from calm.tasks import batches, files, public, vocabularies
+from calm.tasks import batches, files, public, registered, vocabularies
 
 CONFIG = """
 from __gin__ import dynamic_registration
@@ -63,6 +66,41 @@ def test_a_public_task_is_evaluated_on_validation_and_finds_its_folder(parse):
 def test_a_public_task_without_a_name_names_the_macro(parse):
   with pytest.raises(ValueError, match=r'TASK_NAME is not set: give --gin\.TASK_NAME'):
     parse('public', 'bytes')
+
+
+MODULE = """
+import seqio
+import tensorflow as tf
+
+def read(split, shuffle_files, seed=None):
+  return tf.data.Dataset.from_tensors({'inputs': 'a', 'targets': 'b'})
+
+feature = seqio.Feature(seqio.ByteVocabulary(7))
+seqio.TaskRegistry.add(
+  'gin_task',
+  source=seqio.FunctionDataSource(read, splits=('train',)),
+  output_features={'inputs': feature, 'targets': feature},
+  preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+)
+seqio.MixtureRegistry.add('gin_mixture', [('gin_task', 1.0)])
+"""
+
+
+@pytest.mark.parametrize('name', ['gin_task', 'gin_mixture'])
+def test_what_a_module_registers_gives_batches_and_its_vocabulary(
+  parse, tmp_path, monkeypatch, name
+):
+  (tmp_path / 'module_for_gin.py').write_text(MODULE)
+  monkeypatch.syspath_prepend(tmp_path)
+  modules = "TASK_MODULES = ('module_for_gin',)"
+  try:
+    parse('registered', 'bytes', [f"TASK_NAME = '{name}'", modules, 'PACK = False'])
+    assert next(call(batches.train_batches))['encoder_input_tokens'][0, :2].tolist() == [100, 1]
+    assert call(registered.vocabulary).vocab_size == 266
+  finally:
+    sys.modules.pop('module_for_gin', None)
+    seqio.MixtureRegistry.remove('gin_mixture')
+    seqio.TaskRegistry.remove('gin_task')
 
 
 def test_bytes_have_no_vocabulary_to_make(parse):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from calm.tasks import batches, public, text, vocabularies
+from calm.tasks import batches, public, text, tokenization, vocabularies
 from calm.tasks import examples as examples_module
 
 # What T5's inputs begin with, and the words between the fields (Raffel et al., appendix D).
@@ -133,10 +133,9 @@ def test_labels_are_the_words_of_the_data_set(name):
 
 
 def test_tokens_are_the_text_and_eos(name):
-  for example in examples_of(name, 'validation'):
-    inputs, targets = ([byte + 3 for byte in one.encode()] for one in texts_of(example))
-    assert example.inputs.tolist() == [*inputs[:210], 1]
-    assert example.targets.tolist() == [*targets, 1]
+  for example, tokens in tokenization.tokenise(task_of(name), 'validation'):
+    for one, feature in zip(texts_of(example), ('inputs', 'targets'), strict=True):
+      assert tokens[feature].tolist() == [*(byte + 3 for byte in one.encode()), 1]
 
 
 def texts_of(example):
