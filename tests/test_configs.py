@@ -8,13 +8,11 @@ from pathlib import Path
 import jax
 import pytest
 import tensorflow_datasets as tfds
-from calm.decoding.stored import StoredSplit
 
 import gin
 from calm import configuration
-from calm.decoding import evaluation
+from calm.evaluation.split import read_split
 from calm.models import pretrained, t5
-from calm.tasks import batches
 from calm.training import loop, losses
 
 ROOT = configuration.shipped_root()
@@ -157,9 +155,8 @@ def test_a_config_takes_a_step(config, given, tmp_path):
 def test_a_right_prediction_gets_the_best_score(config, given):
   build(config, given(config) | TINY)
   task, split = value_of('TASK'), value_of('EVALUATION_SPLIT')
-  examples = batches.evaluation_examples(task, split, inputs_length=29, truncate=True)
-  right = [example.targets_text for example in examples]
-  scores = evaluation.score(StoredSplit(task, split, examples), right)
+  found = read_split(task, split)
+  scores = found.score([example.target for example in found.examples])
   scores.pop('rouge2', None)  # Some of the mock's summaries are a single word.
   assert scores
   assert scores == pytest.approx(dict.fromkeys(scores, 100))

@@ -7,11 +7,11 @@ import re
 import shutil
 import sys
 
-import gin
 import jax
 import numpy as np
 import pytest
 
+import gin
 from calm import configuration, main
 from calm.models import parameters, pretrained, t5
 from calm.training import checkpoints

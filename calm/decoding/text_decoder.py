@@ -14,8 +14,8 @@ from calm import fingerprints
 from calm.decoding import decoder as decoders
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
-from calm.tasks import batches
 from calm.tasks import identity as identities
+from calm.tasks import tokenization
 from calm.tasks.examples import Example
 
 _SHORTEST = 32
@@ -42,6 +42,7 @@ class TextDecoder:
   inputs_length: int  # tokens of an input at most, EOS among them
   batch_size: int = 32
   truncate: bool = False  # Cut longer inputs instead of raising an error.
+  add_eos: bool = True  # After an input, as in training.
   seed: int = 0  # Of draws; an input's depend on it and the input's index.
   exits: Family | None = None  # What `at` gives; the decoder's own rule need not be one of them.
   per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
@@ -130,7 +131,7 @@ class TextDecoder:
       self.tokenize(example)
 
   def tokenize(self, example: Example) -> np.ndarray:
-    """Tokens int32[n] of an example's text, EOS at their end; none if it has no text.
+    """Tokens int32[n] of an example's text, its end included; none if it has no text.
 
     Raises:
       ValueError: there are more than inputs_length, and they are not to be cut; names the example.
@@ -142,15 +143,19 @@ class TextDecoder:
       text.encode('utf-8')
     except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair.
       raise ValueError(f'{example.where}: a text cannot be written as UTF-8: {error}.') from None
-    (tokens,) = batches.encode(self.vocabulary, [text])
-    ended = np.array([*tokens, self.vocabulary.eos_id], np.int32)
-    return batches.fit(ended, self.inputs_length, self.truncate, example.where, 'inputs')
+    (tokens,) = tokenization.encode(self.vocabulary, [text])
+    end = [self.vocabulary.eos_id] if self.add_eos else []
+    ended = np.array([*tokens, *end], np.int32)
+    length, cut = self.inputs_length, self.truncate
+    return tokenization.checked(
+      ended, length, cut, example.where, 'inputs', ends_in_eos=self.add_eos
+    )
 
   def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """The rows of at most batch_size examples, in their order."""
     inputs = [self.tokenize(example) for example in examples]
     length = padded_length(max(map(len, inputs)), self.inputs_length)
-    tokens = batches.pad_rows(inputs, length, self.batch_size)
+    tokens = tokenization.pad_rows(inputs, length, self.batch_size)
     decoded = jax.device_get(self.decoder(self.params, tokens, key=self._keys(examples)))
     samples = decoded.tokens.shape[0] // self.batch_size
     rows = [self._row(decoded, row) for row in range(len(examples) * samples)]
@@ -178,6 +183,7 @@ class TextDecoder:
       'max_decode_steps': self.decoder.max_decode_steps,
       'inputs_length': self.inputs_length,
       'truncate': self.truncate,
+      'add_eos': self.add_eos,
       **drawn,
       'code': fingerprints.code(*CODE),
     }

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import seqio
+
 from calm import storage
 from calm.calibration import bounds, testing
 from calm.evaluation import certified
 from calm.evaluation.outcomes import Results, predict_split
 from calm.evaluation.predictor import Predictor
 from calm.evaluation.split import read_split
+from calm.tasks.registered import tasks_of
 
 METRICS = 'metrics.json'
 FOLDER = 'evaluations'
@@ -35,7 +38,9 @@ def evaluate(
   predicted stays beside.
 
   Args:
-    task: a `seqio.Task`; its postprocessing and metrics are called as seqio does.
+    task: a `seqio.Task`; its postprocessing and metrics are called as seqio does. Of a
+      `seqio.Mixture` each task that has the split is evaluated, in a folder of its own below
+      `name`.
     split: its split.
     predictor: answers.
     workdir: folder of the run.
@@ -48,30 +53,46 @@ def evaluate(
 
   Returns:
     The metrics of `task.metric_fns` and `num_examples`, each cost per unit (as `layers_per_token`,
-    over all generated tokens) and `seconds_per_example` (compilation included).
+    over all generated tokens) and `seconds_per_example` (compilation included); of a mixture these
+    by the name of each task.
 
   Raises:
     ValueError: there are no examples, or one cannot be read (the message names it), or the
       certificate was made for another system or task.
   """
   name = name or (f'{split}_{Path(certificate).stem}' if certificate else split)
+  names = {task: name}
+  if isinstance(task, seqio.Mixture):
+    several = [one for one in tasks_of(task) if split in one.splits]
+    names = {one: f'{name}/{one.name}' for one in several}
+    if not several:
+      raise ValueError(f'No task of mixture {task.name!r} has a split {split!r}.')
   with storage.lock(Path(workdir, FOLDER, f'.{name}.lock'), f'{workdir}/{FOLDER}/{name}'):
-    if certificate:
-      predictor = certified.at_certificate(
-        predictor, certificate, task, p_value=p_value, procedure=procedure
-      )
-    read = read_split(task, split, limit=limit)
-    results = predict_split(read, predictor, Path(workdir, FOLDER, name))
-    costs = {f'{cost}_per_{predictor.unit}': results.cost_per_unit(cost) for cost in results.costs}
-    metrics = {
-      **read.score(results.predictions),
-      'num_examples': len(read.examples),
-      **costs,
-      'seconds_per_example': _seconds_per_example(results),
-    }
-    for path in (results.folder / METRICS, Path(workdir, FOLDER, f'{name}.json')):
-      storage.write_json(path, metrics)
+    found = {}
+    for one, its_name in names.items():
+      at = predictor
+      if certificate:
+        at = certified.at_certificate(
+          predictor, certificate, one, p_value=p_value, procedure=procedure
+        )
+      found[one.name] = _evaluate(one, split, at, Path(workdir, FOLDER, its_name), limit)
+  metrics = found if isinstance(task, seqio.Mixture) else found[task.name]
   print(json.dumps(metrics, indent=2, ensure_ascii=False))
+  return metrics
+
+
+def _evaluate(task, split, predictor: Predictor, folder: Path, limit) -> dict[str, Any]:
+  """The metrics of one task, written beside its predictions and as `folder`.json."""
+  read = read_split(task, split, limit=limit)
+  results = predict_split(read, predictor, folder)
+  metrics = {
+    **read.score(results.predictions),
+    'num_examples': len(read.examples),
+    **{f'{cost}_per_{predictor.unit}': results.cost_per_unit(cost) for cost in results.costs},
+    'seconds_per_example': _seconds_per_example(results),
+  }
+  for path in (results.folder / METRICS, folder.parent / f'{folder.name}.json'):
+    storage.write_json(path, metrics)
   return metrics
 
 

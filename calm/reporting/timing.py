@@ -75,14 +75,14 @@ def time_rules(
 
 def _batches(inputs, batch_size, inputs_length) -> list[Any]:
   """Arrays int32[batch_size, S], padded as `TextDecoder` does."""
-  from calm.tasks import batches
+  from calm.tasks import tokenization
 
   longest = inputs_length or max(map(len, inputs))
   found = []
   for at in range(0, len(inputs), batch_size):
     rows = inputs[at : at + batch_size]
     length = padded_length(max(map(len, rows)), longest)
-    found.append(batches.pad_rows(rows, length, batch_size))
+    found.append(tokenization.pad_rows(rows, length, batch_size))
   return found
 
 

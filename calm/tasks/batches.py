@@ -6,7 +6,6 @@ place in the stream is a few numbers that are saved with a checkpoint.
 """
 
 import dataclasses
-import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,47 +13,12 @@ from typing import Any
 
 import grain
 import numpy as np
-import seqio
 
 from calm.tasks import features, registered, text
-from calm.tasks.tokenization import (
-  ExampleError,
-  RaggedArray,
-  checked,
-  encode,
-  fit,
-  pad_rows,
-  tokenise,
-)
-
-__all__ = [
-  'BatchIterator',
-  'Example',
-  'ExampleError',
-  'RaggedArray',
-  'encode',
-  'evaluation_examples',
-  'fit',
-  'pad_rows',
-  'stream',
-  'train_batches',
-  'validation_batches',
-]
+from calm.tasks.tokenization import RaggedArray, checked, pad_rows, tokenise
 
 Columns = Mapping[str, RaggedArray]  # of the same number of rows, by name
 MakeFeatures = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-  """One example of a split, in text and tokens."""
-
-  index: int  # within the split, from 0
-  inputs: np.ndarray  # int32[n], EOS included
-  targets: np.ndarray  # int32[m], EOS included, never cut
-  inputs_text: str
-  targets_text: str
-  raw: Mapping[str, Any]  # all that the task's preprocessors leave, for postprocessing
 
 
 def train_batches(
@@ -197,48 +161,6 @@ class BatchIterator:
   def set_state(self, state: Mapping[str, Any]):
     """Goes on from where `get_state` was called, on a stream of the same settings and data."""
     self._iterator.set_state(dict(state))
-
-
-def evaluation_examples(
-  task: seqio.Task,
-  split: str,
-  *,
-  inputs_length: int,
-  truncate: bool = False,
-  limit: int | None = None,
-  vocab_size: int | None = None,
-) -> list[Example]:
-  """The examples of a split in order, the first `limit` of them if it is given.
-
-  Raises:
-    ExampleError: an input is too long (and not to be cut), has no tokens, or one beyond vocab_size.
-    ValueError: no such split, or an empty one, or a limit below 1.
-  """
-  if limit is not None and limit < 1:
-    raise ValueError(f'limit is {limit}: 1 at least, or None for all examples.')
-  end = task.output_features['inputs'].add_eos
-  examples = [
-    Example(
-      index=one.index,
-      inputs=checked(
-        tokens['inputs'],
-        inputs_length,
-        truncate,
-        one.where,
-        'inputs',
-        ends_in_eos=end,
-        vocab_size=vocab_size,
-      ),
-      targets=tokens['targets'],
-      inputs_text=one.texts['inputs'],
-      targets_text=one.target,
-      raw={'where': one.where, **one.raw},
-    )
-    for one, tokens in itertools.islice(tokenise(task, split), limit)
-  ]
-  if not examples:
-    raise ValueError(text.has_no('examples', task, split))
-  return examples
 
 
 @dataclasses.dataclass(frozen=True)

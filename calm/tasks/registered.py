@@ -49,6 +49,11 @@ def vocabulary(name: str, *, modules: Sequence[str] = ()) -> seqio.Vocabulary:
   return tasks_of(task(name, modules=modules))[0].output_features['targets'].vocabulary
 
 
+def adds_eos(name: str, *, modules: Sequence[str] = ()) -> bool:
+  """Whether the inputs of a registered task, or of a mixture's first one, end in EOS."""
+  return tasks_of(task(name, modules=modules))[0].output_features['inputs'].add_eos
+
+
 def tasks_of(task: TaskOrMixture) -> list[seqio.Task]:
   """The tasks of a mixture, and of the mixtures in it, in the order of their names; or the task."""
   return list(task.tasks) if isinstance(task, seqio.Mixture) else [task]

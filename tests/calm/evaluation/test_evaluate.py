@@ -120,3 +120,25 @@ def test_two_at_once_are_refused(evaluate, predictor):
       return super().__call__(examples)
 
   assert evaluate(predictor=Slow())['num_examples'] == 9
+
+
+def test_a_mixture_is_evaluated_task_by_task(evaluate, make_task, tmp_path, capsys):
+  seqio = pytest.importorskip('seqio')
+  names = ('own_one_of_tests', 'own_two_of_tests')
+  for name, inputs in zip(names, (['seven', 'a'], ['of', 'é', 'last']), strict=True):
+    task = make_task([f'{x} one' for x in inputs], inputs, metrics=exact_match, folder=name)
+    seqio.TaskRegistry.add_provider(name, task.replace(name=name))
+  mixture = seqio.Mixture('own_mix_of_tests', [(name, 1.0) for name in names])
+  try:
+    metrics = evaluate(task=mixture)
+    assert {name: one['num_examples'] for name, one in metrics.items()} == dict(
+      zip(names, (2, 3), strict=True)
+    )
+    assert all(one['exact_match'] == 100 for one in metrics.values())
+    assert json.loads(capsys.readouterr().out) == metrics
+    assert (tmp_path / 'run' / 'evaluations' / 'test' / f'{names[0]}.json').is_file()
+    with pytest.raises(ValueError, match="No task of mixture 'own_mix_of_tests' has a split 'dev'"):
+      evaluate(task=mixture, split='dev')
+  finally:
+    for name in names:
+      seqio.TaskRegistry.remove(name)

@@ -45,8 +45,10 @@ def segments(batch):
 
 def pairs(task, split='train'):
   """(inputs, targets) of every example of a split, as tuples of tokens."""
-  examples = batches.evaluation_examples(task, split, inputs_length=999)
-  return [(tuple(one.inputs.tolist()), tuple(one.targets.tolist())) for one in examples]
+  return [
+    (tuple(tokens['inputs'].tolist()), tuple(tokens['targets'].tolist()))
+    for _, tokens in tokenization.tokenise(task, split)
+  ]
 
 
 @pytest.fixture(params=['bytes', 'sentencepiece'])
@@ -61,13 +63,14 @@ def any_task(request, translation, tmp_path):
 
 @pytest.mark.parametrize('length', [99, 7, 1])
 def test_tokens_are_those_of_seqio(any_task, length):
-  examples = batches.evaluation_examples(any_task, 'train', inputs_length=length, truncate=True)
+  found = tokenization.tokenise(any_task, 'train')
   expected = any_task.get_dataset({'inputs': length, 'targets': 99}, 'train', shuffle=False)
-  for example, other in zip(examples, expected.as_numpy_iterator(), strict=True):
-    np.testing.assert_array_equal(example.inputs, other['inputs'])
-    np.testing.assert_array_equal(example.targets, other['targets'])
-    assert example.inputs_text == other['inputs_pretokenized'].decode()
-    assert example.targets_text == other['targets_pretokenized'].decode()
+  for (example, tokens), other in zip(found, expected.as_numpy_iterator(), strict=True):
+    cut = tokenization.fit(tokens['inputs'], length, True, example.where, 'inputs')
+    np.testing.assert_array_equal(cut, other['inputs'])
+    np.testing.assert_array_equal(tokens['targets'], other['targets'])
+    assert example.texts['inputs'] == other['inputs_pretokenized'].decode()
+    assert example.target == other['targets_pretokenized'].decode()
 
 
 def test_batches_have_the_names_shapes_and_type_of_seqio(translation):
@@ -207,7 +210,7 @@ def test_what_is_too_long_is_named_with_the_mend(translation, feature):
   line, tokens = {'inputs': (7, 23), 'targets': (4, 22)}[feature]
   upper = feature.upper()
   with pytest.raises(
-    batches.ExampleError,
+    tokenization.ExampleError,
     match=rf'train\.jsonl:{line}: the {feature} have {tokens} tokens, and {upper}_LENGTH is'
     rf' {tokens - 1}\. .*TRUNCATE = True',
   ):
@@ -215,22 +218,13 @@ def test_what_is_too_long_is_named_with_the_mend(translation, feature):
   next(stream(translation(), **{f'{feature}_length': tokens}))
 
 
-def test_an_evaluation_input_that_is_too_long_is_named(translation):
-  with pytest.raises(batches.ExampleError, match=r'validation\.jsonl:2: the inputs have 15 tokens'):
-    batches.evaluation_examples(translation(), 'validation', inputs_length=14)
-
-
-def test_what_is_cut_still_ends_in_eos_and_evaluation_targets_are_whole(translation):
+def test_what_is_cut_still_ends_in_eos(translation):
   task = translation()
   options = {'inputs_length': 6, 'targets_length': 5, 'truncate': True}
   for inputs, targets in segments(next(stream(task, 7, pack=False, **options))):
     assert inputs[-1] == targets[-1] == 1
     assert len(inputs) == 6
     assert len(targets) <= 5
-  examples = batches.evaluation_examples(task, 'train', inputs_length=6, truncate=True)
-  for example, (inputs, targets) in zip(examples, pairs(task), strict=True):
-    assert example.inputs.tolist() == [*inputs[:5], 1]
-    assert example.targets.tolist() == list(targets)
 
 
 @pytest.mark.parametrize('length', [0, -3])
@@ -239,8 +233,6 @@ def test_a_row_without_room_is_an_error(translation, length, truncate):
   for feature in ('inputs', 'targets'):
     with pytest.raises(ValueError, match=f'{feature.upper()}_LENGTH must be 1 at least, not'):
       stream(translation(), **{f'{feature}_length': length}, truncate=truncate)
-  with pytest.raises(ValueError, match=f'INPUTS_LENGTH must be 1 at least, not {length}'):
-    batches.evaluation_examples(translation(), 'train', inputs_length=length, truncate=truncate)
 
 
 def without_eos(task):
@@ -254,16 +246,10 @@ def without_eos(task):
 def test_an_example_without_a_token_is_named(translation, feature, record):
   task = translation([{'en': 'a', 'fr': 'b'}, record], inputs='{en}')
   stream(task)  # EOS alone is a token.
-  with pytest.raises(batches.ExampleError, match=rf'train\.jsonl:2: the {feature} have no tokens'):
+  with pytest.raises(
+    tokenization.ExampleError, match=rf'train\.jsonl:2: the {feature} have no tokens'
+  ):
     stream(without_eos(task))
-
-
-def test_an_evaluation_input_without_a_token_is_named_and_a_target_may_be_empty(translation):
-  task = without_eos(translation([{'en': 'a', 'fr': ''}, {'en': '', 'fr': ''}], inputs='{en}'))
-  (example,) = batches.evaluation_examples(task, 'train', inputs_length=9, limit=1)
-  assert example.targets.tolist() == []
-  with pytest.raises(batches.ExampleError, match=r'train\.jsonl:2: the inputs have no tokens'):
-    batches.evaluation_examples(task, 'train', inputs_length=9)
 
 
 def test_what_does_not_end_in_eos_is_cut_at_its_end(translation):
@@ -279,48 +265,30 @@ def test_a_token_that_the_model_does_not_know_is_an_error(translation):
   records = [{'en': 'ab', 'fr': 'x'}, {'en': 'z', 'fr': ''}]
   next(stream(translation(records), vocab_size=126))
   complaint = r'train\.jsonl:2: the inputs hold token 125, and the model knows 125 \(VOCAB_SIZE\)'
-  with pytest.raises(batches.ExampleError, match=complaint):
+  with pytest.raises(tokenization.ExampleError, match=complaint):
     stream(translation(records), vocab_size=125)
-  with pytest.raises(batches.ExampleError, match=complaint):
-    batches.evaluation_examples(translation(records), 'train', inputs_length=9, vocab_size=125)
 
 
 def test_an_empty_split_is_an_error_that_names_the_file(translation):
   complaint = r"Split 'train' of task 'files' has no examples; it is read from .*train\.jsonl\."
   with pytest.raises(ValueError, match=complaint):
     stream(translation([]))
-  with pytest.raises(ValueError, match=complaint):
-    batches.evaluation_examples(translation([]), 'train', inputs_length=9)
-
-
-def test_a_limit_below_1_is_an_error(translation):
-  with pytest.raises(ValueError, match='limit is 0: 1 at least'):
-    batches.evaluation_examples(translation(), 'train', inputs_length=29, limit=0)
 
 
 def test_an_unknown_split_is_an_error(translation):
-  for call in (
-    lambda: stream(translation(), split='test'),
-    lambda: batches.evaluation_examples(translation(), 'test', inputs_length=9),
-  ):
-    with pytest.raises(ValueError, match=r"no split 'test', only train, validation.*TEST_FILE"):
-      call()
-
-
-def test_evaluation_examples_are_in_order_and_no_more_than_the_limit(translation):
-  examples = batches.evaluation_examples(translation(), 'train', inputs_length=29, limit=2)
-  assert [one.index for one in examples] == [0, 1]
-  assert [one.inputs_text for one in examples] == ['en: one', 'en: twenty-one']
-  assert [one.targets_text for one in examples] == ['un', 'vingt et un']
-  assert examples[1].raw['references'] == ['vingt et un']
-  assert examples[1].raw['where'].endswith('train.jsonl:2')
+  with pytest.raises(ValueError, match=r"no split 'test', only train, validation.*TEST_FILE"):
+    stream(translation(), split='test')
 
 
 def test_more_than_one_chunk_of_texts_keeps_its_order(translation):
   records = [{'en': str(i), 'fr': str(-i)} for i in range(2003)]
-  examples = batches.evaluation_examples(translation(records), 'train', inputs_length=29)
-  assert [one.targets_text for one in examples] == [str(-i) for i in range(2003)]
-  assert [one.index for one in examples] == list(range(2003))
+  found = list(tokenization.tokenise(translation(records), 'train'))
+  assert [one.target for one, _ in found] == [str(-i) for i in range(2003)]
+  assert [one.index for one, _ in found] == list(range(2003))
+  decode = translation().output_features['targets'].vocabulary.decode
+  assert [decode(tokens['targets'].tolist()) for _, tokens in found[998:1002]] == [
+    str(-i) for i in range(998, 1002)
+  ]
 
 
 # SHA-256 of nine batches and the state after them, as they have been since the first version.

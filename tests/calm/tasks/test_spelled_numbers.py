@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from calm.tasks import batches, spelled_numbers, text, vocabularies
+from calm.tasks.tokenization import ExampleError
 
 SPLITS = ('train', 'validation', 'test')
 # Draws numbers in another process, and prints them.
@@ -117,8 +118,9 @@ def test_another_process_draws_the_same_numbers():
 
 
 def test_an_error_names_the_number():
-  with pytest.raises(batches.ExampleError, match=r'spelled_numbers train: \d+: the inputs have'):
-    batches.evaluation_examples(task_of(), 'train', inputs_length=5)
+  lengths = {'inputs_length': 5, 'targets_length': 99}
+  with pytest.raises(ExampleError, match=r'spelled_numbers train: \d+: the inputs have'):
+    batches.train_batches(task_of(), batch_size=4, **lengths)
 
 
 def test_its_metric_is_the_share_that_is_spelled_right():
