@@ -11,9 +11,9 @@ steps.
   full                    every layer for every token
   truncated               a model that only has d decoder layers: the physical limit of an exit at d
   early_exit              exit forced at layer d through the confident rule of each measure:
-                          state, classifier, softmax (the exact margin), likely (words, chosen by
+                          state, classifier, softmax (the exact margin), shortlist (made by
                           layer 1), gated (the same behind a gate that opens after layer 2, where
-                          it can earliest), unsure (likely words that are never sure, so that the
+                          it can earliest), unsure (a shortlist that is never sure, so that the
                           last layer asks the whole head once more)
   transformers            Hugging Face `generate` in torch, if installed
   ctranslate2_float32/_int8  CTranslate2, if installed
@@ -26,8 +26,8 @@ products (at batch 8 there are none); the rest, not taken apart further, is the 
 many small kernels.
 An early exit at d costs what a model of d layers does, and the confidence: nothing to speak of for
 state and classifier, one more head (1.2 ms) per further layer for the exact margin, 0.12 ms per
-layer for the likely words. What remains above the d-layer model is that, and for a token of which
-no layer was sure one head more ("unsure"). From six rows on the likely words are looked up in the
+layer for the shortlist. What remains above the d-layer model is that, and for a token of which
+no layer was sure one head more ("unsure"). From six rows on the shortlists are looked up in the
 whole head's logits, which is then no dearer than each row's own blocks, so that only the gate saves
 anything there.
 """
@@ -46,7 +46,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm.decoding.decoder import Decoder
+from calm.decoding.generator import Generator
 from calm.exits import confidence, thresholds
 from calm.exits.rules import Confident
 from calm.models import pretrained, t5
@@ -57,9 +57,9 @@ MEASURES = {
   'state': confidence.state_saturation,
   'classifier': confidence.classifier,
   'softmax': confidence.softmax_margin,
-  'likely': confidence.likely_margin,
-  'gated': confidence.Gated(opens_at=0.0),
-  'unsure': confidence.likely_margin,
+  'shortlist': confidence.shortlist_margin,
+  'gated': confidence.Gated(gate_threshold=0.0),
+  'unsure': confidence.shortlist_margin,
 }
 
 
@@ -107,24 +107,24 @@ def ours(config, params, inputs, rule=None):
   """A function that decodes with this project's decoder."""
   options = {} if rule is None else {'rule': rule}
   # No token ends a row: all systems run LENGTH steps.
-  decoder = Decoder(t5.T5(config), LENGTH, eos_id=-1, **options)
+  generator = Generator(t5.T5(config), LENGTH, eos_id=-1, **options)
 
   def run():
-    return np.asarray(jax.block_until_ready(decoder(params, inputs).tokens))
+    return np.asarray(jax.block_until_ready(generator(params, inputs).tokens))
 
   return run
 
 
 def truncated(config, params, num_layers):
   """The model with the first `num_layers` decoder layers only: (config, params)."""
-  decoder = {
+  generator = {
     name: value
     for name, value in params['decoder'].items()
     if not name.startswith('layers_') or int(name.removeprefix('layers_')) < num_layers
   }
   short = dataclasses.replace(config, num_decoder_layers=num_layers, exit_classifier=False)
-  decoder.pop('exit_classifier', None)
-  return short, {**params, 'decoder': decoder}
+  generator.pop('exit_classifier', None)
+  return short, {**params, 'decoder': generator}
 
 
 def our_systems(config, params, inputs, exit_layers, measures):

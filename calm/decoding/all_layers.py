@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from calm.decoding import cache as caches
-from calm.decoding.sampling import likeliest
+from calm.decoding.sampling import argmax
 from calm.decoding.step import StepResult
 from calm.exits.rules import Evidence, ExitRule
 
@@ -27,61 +27,61 @@ def all_layers(rule: ExitRule, fill: str = 'exit_state'):
   """As `calm.decoding.early_exit.early_exit`, for any rule and any of FILLS."""
   if fill not in FILLS:
     raise ValueError(f'fill: {fill!r} is not one of {", ".join(FILLS)}.')
-  if 'likely_logits' in rule.needs:
-    raise ValueError('likely_logits: a measure over them needs the early-exit step.')
+  if 'shortlist_logits' in rule.needs:
+    raise ValueError('shortlist_logits: a measure over them needs the early-exit step.')
 
-  def start(decoder, own, column):
+  def start(stack, self_kv, column):
     del column
-    return functools.partial(_step, decoder, rule, fill), own
+    return functools.partial(_step, stack, rule, fill), self_kv
 
   return start
 
 
-def _step(decoder, rule, fill, token, column, active, own):
+def _step(stack, rule, fill, token, column, active, self_kv):
   """Maps int32 token[B], int32 column[], bool active[B] and keys and values to (result, own)."""
   del active  # What is found for a finished row is never read.
-  states = [decoder.embed(token[:, None])]
-  own = list(own)
-  for layer in range(decoder.num_layers):
-    own[layer] = decoder.write(layer, states[-1], column, own[layer])
-    states.append(decoder.attend(layer, states[-1], column, own[layer]))
-  result = _decide(decoder, rule, column, states)
+  states = [stack.embed(token[:, None])]
+  self_kv = list(self_kv)
+  for layer in range(stack.num_layers):
+    self_kv[layer] = stack.write(layer, states[-1], column, self_kv[layer])
+    states.append(stack.attend(layer, states[-1], column, self_kv[layer]))
+  result = _decide(stack, rule, column, states)
   exit_layer = result.exit_layer
   exit_state = _pick(jnp.stack(states[1:]), exit_layer)
-  for layer in range(1, decoder.num_layers):
+  for layer in range(1, stack.num_layers):
     if fill == 'true_states':
       break
     skipped = (exit_layer <= layer)[:, None, None, None]
     if fill == 'exit_keys_values':
-      new = _columns_of_exit_layer(own, exit_layer, column)
+      new = _columns_of_exit_layer(self_kv, exit_layer, column)
     else:
-      new = decoder.keys_values(layer, states[1] if fill == 'first_state' else exit_state)
-    old = caches.read(own[layer], column, 1)
+      new = stack.keys_values(layer, states[1] if fill == 'first_state' else exit_state)
+    old = caches.read(self_kv[layer], column, 1)
     kept = jax.tree.map(lambda a, b, skipped=skipped: jnp.where(skipped, a, b), new, old)
-    own[layer] = caches.write(own[layer], kept, column)
-  return result, tuple(own)
+    self_kv[layer] = caches.write(self_kv[layer], kept, column)
+  return result, tuple(self_kv)
 
 
-def _decide(decoder, rule, column, states) -> StepResult:
+def _decide(stack, rule, column, states) -> StepResult:
   """Where each row stops, from all its states."""
-  num_layers, vocab_size = decoder.num_layers, decoder.vocab_size
-  heads = [decoder.head(state[:, 0]) for state in states[1:]] if 'logits' in rule.needs else None
-  last = decoder.head(states[-1][:, 0]) if heads is None else heads[-1]
+  num_layers, vocab_size = stack.num_layers, stack.vocab_size
+  heads = [stack.head(state[:, 0]) for state in states[1:]] if 'logits' in rule.needs else None
+  last = stack.head(states[-1][:, 0]) if heads is None else heads[-1]
   exits, confidences, asked = [], [], []
   for layer in range(1, num_layers + 1):
     hidden = states[layer][:, 0]
-    seen = Evidence(
+    evidence = Evidence(
       layer=layer,
       num_layers=num_layers,
-      position=column - decoder.first_column,
+      position=column - stack.first_column,
       hidden=hidden,
       previous=states[layer - 1][:, 0],
       logits=None if heads is None else heads[layer - 1],
-      exit_score=decoder.exit_score(hidden) if 'exit_score' in rule.needs else None,
-      full_token=likeliest(last) if 'full_token' in rule.needs else None,
+      exit_score=stack.exit_score(hidden) if 'exit_score' in rule.needs else None,
+      full_token=argmax(last) if 'full_token' in rule.needs else None,
     )
-    stops, confidence = rule(seen)
-    asked.append(rule.admits(seen))
+    stops, confidence = rule(evidence)
+    asked.append(rule.may_exit(evidence))
     exits.append((stops & asked[-1]) | (layer == num_layers))
     confidences.append(confidence)
   exit_layer = jnp.stack(exits).argmax(0).astype(jnp.int32) + 1  # The first that is True.
@@ -95,7 +95,7 @@ def _decide(decoder, rule, column, states) -> StepResult:
     unasked = ~_pick(jnp.stack(asked), exit_layer)
     num_logits = vocab_size * ((jnp.stack(asked) & reached).sum(0) + unasked)
   if heads is None:
-    logits = decoder.head(_pick(jnp.stack(states[1:]), exit_layer)[:, 0])
+    logits = stack.head(_pick(jnp.stack(states[1:]), exit_layer)[:, 0])
   else:
     logits = _pick(jnp.stack(heads), exit_layer)
   return StepResult(logits, exit_layer, confidence, num_logits.astype(jnp.int32))
@@ -106,7 +106,7 @@ def _pick(values, exit_layer):
   return jax.vmap(lambda row, layer: row[layer - 1], (1, 0))(values, exit_layer)
 
 
-def _columns_of_exit_layer(own, exit_layer, column):
+def _columns_of_exit_layer(self_kv, exit_layer, column):
   """KeysValues[B, N, H, 1] that each row's exit layer wrote into `column`."""
-  columns = [caches.read(one, column, 1) for one in own]
+  columns = [caches.read(one, column, 1) for one in self_kv]
   return jax.tree.map(lambda *each: _pick(jnp.stack(each), exit_layer), *columns)

@@ -29,17 +29,17 @@ def empty_cache(config, batch_size, length):
   )
 
 
-def write(own, new, column):
+def write(self_kv, new, column):
   """Puts new[B, N, H, C] into columns [column, column + C) of own[B, N, H, T], in place."""
   return jax.tree.map(
-    lambda old, update: jax.lax.dynamic_update_slice(old, update, (0, 0, 0, column)), own, new
+    lambda old, update: jax.lax.dynamic_update_slice(old, update, (0, 0, 0, column)), self_kv, new
   )
 
 
-def read(own, column, count):
+def read(self_kv, column, count):
   """Columns [column, column + count) of own[B, N, H, T]."""
   return jax.tree.map(
-    lambda array: jax.lax.dynamic_slice_in_dim(array, column, count, axis=-1), own
+    lambda array: jax.lax.dynamic_slice_in_dim(array, column, count, axis=-1), self_kv
   )
 
 

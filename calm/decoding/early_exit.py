@@ -19,8 +19,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from calm.decoding import likely_words
-from calm.decoding.step import DecoderLayers, StepResult
+from calm.decoding import shortlist
+from calm.decoding.step import LayerStack, StepResult
 from calm.exits.rules import Evidence, ExitRule
 from calm.models.layers import KeysValues
 
@@ -34,7 +34,7 @@ FILLS = ('exit_state', 'first_state')
 class ExitCache:
   """Keys and values as far as layers have run, and the states that fill the rest."""
 
-  own: tuple[KeysValues, ...]  # one per layer, [B, N, H, T]
+  self_kv: tuple[KeysValues, ...]  # one per layer, [B, N, H, T]
   states: jax.Array  # [B, T, D], what a column's skipped layers are filled with
   filled: tuple[jax.Array, ...]  # int32[] per layer, columns that hold keys and values
 
@@ -51,127 +51,129 @@ class Undecided:
 
 
 def early_exit(rule: ExitRule, fill: str = 'exit_state'):
-  """Maps DecoderLayers, their keys and values, and the number of columns filled to a StepFn.
+  """Maps a LayerStack, its keys and values, and the number of columns filled to a StepFn.
 
   Args:
     rule: decides where each row stops.
     fill: one of FILLS, the state that skipped layers' keys and values are made of.
 
   Returns:
-    start(decoder, own, column) -> (step, cache), as `calm.decoding.decoder.decode` takes it.
+    start(stack, self_kv, column) -> (step, cache), as `calm.decoding.generator.decode` takes it.
   """
   if fill not in FILLS:
     raise ValueError(f'fill: {fill!r} is not one of {", ".join(FILLS)}.')
 
-  def start(decoder, own, column):
-    batch_size = own[0].keys.shape[0]
-    states = jnp.zeros((batch_size, decoder.length, decoder.emb_dim), decoder.dtype)
-    cache = ExitCache(own, states, (jnp.int32(column),) * decoder.num_layers)
-    return functools.partial(_step, decoder, rule, fill), cache
+  def start(stack, self_kv, column):
+    batch_size = self_kv[0].keys.shape[0]
+    states = jnp.zeros((batch_size, stack.length, stack.emb_dim), stack.dtype)
+    cache = ExitCache(self_kv, states, (jnp.int32(column),) * stack.num_layers)
+    return functools.partial(_step, stack, rule, fill), cache
 
   return start
 
 
-def _step(decoder, rule, fill, token, column, active, cache):
+def _step(stack, rule, fill, token, column, active, cache):
   """Maps int32 token[B], int32 column[], bool active[B] and an ExitCache to (result, cache)."""
   batch_size = token.shape[0]
-  position = column - decoder.first_column
+  position = column - stack.first_column
   carry = Undecided(
-    hidden=decoder.embed(token[:, None]),
+    hidden=stack.embed(token[:, None]),
     undecided=active,
     exit_layer=jnp.zeros(batch_size, jnp.int32),
     confidence=jnp.zeros(batch_size, jnp.float32),
-    prediction=likely_words.nothing(decoder, rule.needs, batch_size),
+    prediction=shortlist.init(stack, rule.needs, batch_size),
   )
-  own, filled = list(cache.own), list(cache.filled)
+  self_kv, filled = list(cache.self_kv), list(cache.filled)
   first: Any = None
-  for layer in range(decoder.num_layers):
-    run = functools.partial(_run_layer, decoder, rule, layer, column, position, cache.states, first)
-    operands = (carry, own[layer], filled[layer])
+  for layer in range(stack.num_layers):
+    run = functools.partial(_run_layer, stack, rule, layer, column, position, cache.states, first)
+    operands = (carry, self_kv[layer], filled[layer])
     if layer == 0:  # Every token runs the first.
-      carry, own[layer], filled[layer] = run(operands)
+      carry, self_kv[layer], filled[layer] = run(operands)
       if fill == 'first_state':
         first = carry.hidden
     else:
       # The branch that does nothing comes first: the other order would copy the caches.
-      carry, own[layer], filled[layer] = jax.lax.switch(
+      carry, self_kv[layer], filled[layer] = jax.lax.switch(
         carry.undecided.any().astype(jnp.int32), [lambda operands: operands, run], operands
       )
-  # Behind the last layer all stop. (Said here, not in the last branch: if nobody read its
+  # After the last layer every row stops. (Said here, not in the last branch: if nobody read its
   # `undecided`, XLA would take it out of what that branch hands on, and copy the caches instead.)
-  exit_layer = jnp.where(carry.undecided, decoder.num_layers, carry.exit_layer)
+  exit_layer = jnp.where(carry.undecided, stack.num_layers, carry.exit_layer)
   state = carry.hidden if first is None else first
   states = jax.lax.dynamic_update_slice(cache.states, state, (0, column, 0))
-  logits, num_logits = likely_words.predict(
-    decoder, carry.hidden[:, 0], carry.undecided, carry.prediction
+  logits, num_logits = shortlist.predict(
+    stack, carry.hidden[:, 0], carry.undecided, carry.prediction
   )
   result = StepResult(logits, exit_layer, carry.confidence, num_logits)
-  return result, ExitCache(tuple(own), states, tuple(filled))
+  return result, ExitCache(tuple(self_kv), states, tuple(filled))
 
 
-def _run_layer(decoder, rule, layer, column, position, states, first, operands):
+def _run_layer(stack, rule, layer, column, position, states, first, operands):
   """One layer for all rows: fills what it lacks, writes, attends, asks the rule.
 
   Rows that have stopped are filled here and now, with their exit state or `first`, if given.
   """
-  carry, own, filled = operands
+  carry, self_kv, filled = operands
   if layer:  # The first has run for every token before.
-    own = fill_missing(decoder, layer, states, own, filled, column)
+    self_kv = fill_missing(stack, layer, states, self_kv, filled, column)
   undecided = carry.undecided[:, None, None]
   written = carry.hidden if first is None else jnp.where(undecided, carry.hidden, first)
-  own = decoder.write(layer, written, column, own)
-  after = decoder.attend(layer, carry.hidden, column, own)
+  self_kv = stack.write(layer, written, column, self_kv)
+  after = stack.attend(layer, carry.hidden, column, self_kv)
   hidden = jnp.where(undecided, after, carry.hidden)
-  seen = Evidence(
+  evidence = Evidence(
     layer=layer + 1,
-    num_layers=decoder.num_layers,
+    num_layers=stack.num_layers,
     position=position,
     hidden=after[:, 0],
     previous=carry.hidden[:, 0],
   )
   carry = dataclasses.replace(carry, hidden=hidden)
-  return _ask(decoder, rule, seen, carry), own, column + 1
+  return _apply_rule(stack, rule, evidence, carry), self_kv, column + 1
 
 
-def _ask(decoder, rule, seen, carry):
+def _apply_rule(stack, rule, evidence, carry):
   """Shows the rule what it needs to see, and enters which rows stop."""
-  last = seen.layer == decoder.num_layers
+  last = evidence.layer == stack.num_layers
   if 'exit_score' in rule.needs:
-    seen = seen.replace(exit_score=decoder.exit_score(seen.hidden))
-  rows = carry.undecided & rule.admits(seen)
+    evidence = evidence.replace(exit_score=stack.exit_score(evidence.hidden))
+  rows = carry.undecided & rule.may_exit(evidence)
 
-  def asked(carry):
-    evidence, prediction = likely_words.look(decoder, rule.needs, seen, rows, carry.prediction)
-    stops, confidence = rule(evidence)
+  def applied(carry):
+    with_logits, prediction = shortlist.logits_for_rule(
+      stack, rule.needs, evidence, rows, carry.prediction
+    )
+    stops, confidence = rule(with_logits)
     # Whose logits are all known after the last layer needs no other prediction.
-    newly = rows & (stops | (last and isinstance(prediction, likely_words.Logits)))
+    newly = rows & (stops | (last and isinstance(prediction, shortlist.Logits)))
     measured = newly | (last & (carry.undecided if prediction is None else rows))
     return Undecided(
       hidden=carry.hidden,
       undecided=carry.undecided & ~newly,
-      exit_layer=jnp.where(newly, seen.layer, carry.exit_layer),
+      exit_layer=jnp.where(newly, evidence.layer, carry.exit_layer),
       confidence=jnp.where(measured, confidence, carry.confidence),
-      prediction=likely_words.keep(carry.prediction, prediction, newly),
+      prediction=shortlist.merge(carry.prediction, prediction, newly),
     )
 
   if carry.prediction is None:
-    return asked(carry)
-  # Logits are dear: none are made where no row may stop.
-  return jax.lax.switch(rows.any().astype(jnp.int32), [lambda carry: carry, asked], carry)
+    return applied(carry)
+  # Logits are expensive: none are made where no row may stop.
+  return jax.lax.switch(rows.any().astype(jnp.int32), [lambda carry: carry, applied], carry)
 
 
-def fill_missing(decoder: DecoderLayers, layer, states, own, filled, column):
-  """Projects states[B, T, D] of columns [filled, column) into the layer's keys and values `own`."""
-  size = min(CHUNK, decoder.length)
+def fill_missing(stack: LayerStack, layer, states, self_kv, filled, column):
+  """Projects states[B, T, D] of columns [filled, column) into the layer's `self_kv`."""
+  size = min(CHUNK, stack.length)
 
   def fill(progress):
-    filled, own = progress
+    filled, self_kv = progress
     # A chunk may not reach beyond the end: it begins earlier then, and leaves what is there.
-    begin = jnp.minimum(filled, decoder.length - size)
+    begin = jnp.minimum(filled, stack.length - size)
     chunk = jax.lax.dynamic_slice_in_dim(states, begin, size, axis=1)
     columns = begin + jnp.arange(size)
     missing = (columns >= filled) & (columns < column)
-    own = decoder.write_where(layer, chunk, begin, missing, own)
-    return jnp.minimum(begin + size, column), own
+    self_kv = stack.write_where(layer, chunk, begin, missing, self_kv)
+    return jnp.minimum(begin + size, column), self_kv
 
-  return jax.lax.while_loop(lambda p: p[0] < column, fill, (filled, own))[1]
+  return jax.lax.while_loop(lambda p: p[0] < column, fill, (filled, self_kv))[1]

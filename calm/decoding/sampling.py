@@ -38,7 +38,7 @@ class Greedy:
   def __call__(self, logits, keys=None, position=None):
     """Chooses for float32 logits[B, V]; a sure choice has a sampling_log_prob of 0."""
     del keys, position
-    token = likeliest(logits)
+    token = argmax(logits)
     log_prob = token_log_prob(logits, token)
     return Choice(token, log_prob, jnp.zeros_like(log_prob))
 
@@ -63,7 +63,7 @@ class Sampling:
     step_keys = jax.vmap(jax.random.fold_in)(keys, position)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:]))(step_keys)
     # The largest of log-probability plus Gumbel noise is a draw from the distribution.
-    token = likeliest(kept + noise)
+    token = argmax(kept + noise)
     return Choice(token, token_log_prob(logits, token), token_log_prob(kept, token))
 
   def truncated(self, logits):
@@ -98,7 +98,7 @@ def _known(value):
   return None if value is None or isinstance(value, jax.core.Tracer) else float(value)
 
 
-def likeliest(logits):
+def argmax(logits):
   """Index int32[...] of the largest of logits[..., V], the first if several are equal.
 
   Two plain reductions, each of which CPUs do eight or more numbers at a time, in place of the

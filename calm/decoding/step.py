@@ -1,6 +1,6 @@
 """One token through the decoder: the two halves of a layer, and what a step is made of.
 
-`DecoderLayers` turns a model, its parameters and one batch of sources into functions of arrays:
+`LayerStack` turns a model, its parameters and one batch of sources into functions of arrays:
 `write` is the K/V half of a layer, `attend` the other half, which only reads. They know neither
 which layers a token visits nor how tokens follow one another. `full_depth` visits all layers,
 `calm.decoding.early_exit` as many as are needed; the loop (`calm.decoding.loop`) takes either, or
@@ -45,13 +45,13 @@ class Start(Protocol):
   """Begins to decode: a StepFn, and the cache it carries."""
 
   def __call__(
-    self, decoder: 'DecoderLayers', own: tuple[layers.KeysValues, ...], column: int
+    self, stack: 'LayerStack', self_kv: tuple[layers.KeysValues, ...], column: int
   ) -> tuple[StepFn, Any]:
     """Takes over keys and values, one [B, N, H, T] per layer, filled before `column`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DecoderLayers:
+class LayerStack:
   """The decoder of a model for one batch of sources, layer by layer.
 
   Targets stand in columns. A row may begin at a column of its own (rows of different prompts end
@@ -97,21 +97,21 @@ class DecoderLayers:
     """K/V half: what `layer` makes of hidden[B, C, D], KeysValues of [B, N, H, C]."""
     return self._apply('keys_values', layer, hidden)
 
-  def write(self, layer, hidden, column, own):
-    """Puts the `keys_values` of hidden[B, C, D] into `own` from `column` on."""
-    return caches.write(own, self.keys_values(layer, hidden), column)
+  def write(self, layer, hidden, column, self_kv):
+    """Puts the `keys_values` of hidden[B, C, D] into `self_kv` from `column` on."""
+    return caches.write(self_kv, self.keys_values(layer, hidden), column)
 
-  def write_where(self, layer, hidden, column, wanted, own):
+  def write_where(self, layer, hidden, column, wanted, self_kv):
     """`write` of those of the C columns that are wanted[C]; the others stay as they are."""
     new = self.keys_values(layer, hidden)
-    old = caches.read(own, column, hidden.shape[1])
+    old = caches.read(self_kv, column, hidden.shape[1])
     kept = jax.tree.map(lambda after, before: jnp.where(wanted, after, before), new, old)
-    return caches.write(own, kept, column)
+    return caches.write(self_kv, kept, column)
 
-  def attend(self, layer, hidden, column, own):
+  def attend(self, layer, hidden, column, self_kv):
     """Other half: maps hidden[B, C, D], in columns from `column` on, to the state after `layer`.
 
-    Every token sees the columns of its own row up to its own, which `own` must hold by now.
+    Every token sees the columns of its own row up to its own, which `self_kv` must hold by now.
     """
     queries = column + jnp.arange(hidden.shape[1])
     keys = jnp.arange(self.length)
@@ -119,7 +119,7 @@ class DecoderLayers:
     mask &= (keys >= self.first_column[:, None])[:, None, None]
     cross = self.source.cross[layer]
     bias = self._bias_rows(queries)
-    return self._apply('attend', layer, hidden, own, cross, mask, bias, self.source.mask)
+    return self._apply('attend', layer, hidden, self_kv, cross, mask, bias, self.source.mask)
 
   def head(self, hidden):
     """Maps hidden[..., D] of any layer to float32 logits[..., V]."""
@@ -156,29 +156,29 @@ def prepare_source(model, params, encoder_input_tokens):
 
 
 def prepare_layers(model, params, source, first_column, length):
-  """DecoderLayers over a cache of `length` columns; makes the table of position scores."""
+  """LayerStack over a cache of `length` columns; makes the table of position scores."""
   bias = model.apply(
     {'params': params},
     jnp.array([length - 1]),
     jnp.arange(2 * length - 1),
     method='self_attention_bias',
   )
-  return DecoderLayers(model, params, source, first_column, bias)
+  return LayerStack(model, params, source, first_column, bias)
 
 
-def prefill(decoder, inputs, cache):
+def prefill(stack, inputs, cache):
   """One parallel pass over int32 inputs[B, P]: fills columns [0, P) of every layer's cache."""
-  hidden = decoder.embed(inputs)
+  hidden = stack.embed(inputs)
   filled = []
-  for layer in range(decoder.num_layers):
-    own = decoder.write(layer, hidden, 0, cache[layer])
-    hidden = decoder.attend(layer, hidden, 0, own)
-    filled.append(own)
+  for layer in range(stack.num_layers):
+    self_kv = stack.write(layer, hidden, 0, cache[layer])
+    hidden = stack.attend(layer, hidden, 0, self_kv)
+    filled.append(self_kv)
   return tuple(filled)
 
 
-def full_depth(decoder, own, column):
-  """Starts the StepFn that runs every layer for every token; its cache is `own` as it stands.
+def full_depth(stack, self_kv, column):
+  """Starts the StepFn that runs every layer for every token; its cache is `self_kv` as it stands.
 
   Nothing is measured on the way: the confidence is 1 throughout.
   """
@@ -186,19 +186,19 @@ def full_depth(decoder, own, column):
 
   def step(token, column, active, cache):
     del active  # A finished row runs along; nobody reads what it gives.
-    hidden = decoder.embed(token[:, None])
+    hidden = stack.embed(token[:, None])
     written = []
-    for layer in range(decoder.num_layers):
-      own = decoder.write(layer, hidden, column, cache[layer])
-      hidden = decoder.attend(layer, hidden, column, own)
-      written.append(own)
+    for layer in range(stack.num_layers):
+      self_kv = stack.write(layer, hidden, column, cache[layer])
+      hidden = stack.attend(layer, hidden, column, self_kv)
+      written.append(self_kv)
     batch_size = token.shape[0]
     result = StepResult(
-      logits=decoder.head(hidden[:, 0]),
-      exit_layer=jnp.full(batch_size, decoder.num_layers, jnp.int32),
+      logits=stack.head(hidden[:, 0]),
+      exit_layer=jnp.full(batch_size, stack.num_layers, jnp.int32),
       confidence=jnp.ones(batch_size, jnp.float32),
-      num_logits=jnp.full(batch_size, decoder.vocab_size, jnp.int32),
+      num_logits=jnp.full(batch_size, stack.vocab_size, jnp.int32),
     )
     return result, tuple(written)
 
-  return step, own
+  return step, self_kv

@@ -4,7 +4,7 @@ A measure is a function over the last axis that returns float32[...] in [0, 1], 
 The names of its parameters say what it looks at, any of
 
   logits[..., V]         the shared head's, on this layer's state; the costliest thing to ask for
-  likely_logits[..., K]  the head's, for the words that were likely at the first layer that asked
+  shortlist_logits[..., K]  the head's, for a shortlist made by the first layer that asked
   hidden[..., D]         the state after this layer
   previous[..., D]       the state before it: the layer before's, or the embedding's
   exit_score[...]        the exit classifier's logit of this layer's state
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 Measure = Callable[..., jax.Array]
-EVIDENCE = ('logits', 'likely_logits', 'hidden', 'previous', 'exit_score')
+EVIDENCE = ('logits', 'shortlist_logits', 'hidden', 'previous', 'exit_score')
 
 
 def needs(measure: Measure) -> tuple[str, ...]:
@@ -58,13 +58,13 @@ def softmax_margin(logits):
   return jnp.where(tied, 0.0, (1 - jnp.exp(second - best)[..., 0]) / total)
 
 
-def likely_margin(likely_logits):
-  """`softmax_margin` among the words that were likely at the first layer that was asked.
+def shortlist_margin(shortlist_logits):
+  """`softmax_margin` within a shortlist: words that the first layer asked found likely.
 
   What the other words would take of the probability is left out, so that it is a little higher
   than the exact margin; the vocabulary is paid for once per token instead of once per layer.
   """
-  return softmax_margin(likely_logits)
+  return softmax_margin(shortlist_logits)
 
 
 def largest_probability(logits):
@@ -73,7 +73,7 @@ def largest_probability(logits):
   return 1 / jnp.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
 
 
-def certainty(logits):
+def entropy_confidence(logits):
   """1 less the entropy of softmax(logits[..., V]) as a share of log V, the largest possible."""
   logits = logits.astype(jnp.float32)
   log_probs = jax.nn.log_softmax(logits, axis=-1)
@@ -108,20 +108,20 @@ class Gated:
   """A measure over logits that is looked at only where a cheap one opens the gate; 0 elsewhere.
 
   The paper asks its softmax response after every layer, and pays for the vocabulary each time. Here
-  a row stops only where `gate`, of states or the exit classifier, reaches `opens_at`, and where it
-  does not, no logits are made. Of `likely_margin` it also says when the likely words are chosen:
-  not by the first layer, but by the first that has settled to that degree.
+  a row stops only where `gate`, of states or the exit classifier, reaches `gate_threshold`, and
+  where it does not, no logits are made. Of `shortlist_margin` it also says when the shortlist is
+  made: not by the first layer, but by the first that has settled to that degree.
 
   Raises:
     ValueError: the gate itself looks at logits.
   """
 
-  measure: Measure = likely_margin
+  measure: Measure = shortlist_margin
   gate: Measure = state_saturation
-  opens_at: float = 0.9
+  gate_threshold: float = 0.9
 
   def __post_init__(self):
-    costly = [name for name in needs(self.gate) if name in ('logits', 'likely_logits')]
+    costly = [name for name in needs(self.gate) if name in ('logits', 'shortlist_logits')]
     if costly:
       raise ValueError(
         f'Gated: {self.gate.__name__} asks for {costly[0]}, which the gate is to save: give a gate '
@@ -133,11 +133,11 @@ class Gated:
     """What it is called in tables and paths."""
     return f'gated_{self.measure.__name__}'
 
-  def opens(self, **evidence):
+  def gate_open(self, **evidence):
     """Where the measure is to be looked at, bool[...]; `evidence` is what the gate needs."""
-    return self.gate(**evidence) >= self.opens_at
+    return self.gate(**evidence) >= self.gate_threshold
 
   def __call__(self, **evidence):
     """The measure, from all of `needs`."""
     cheap, dear = ({k: evidence[k] for k in needs(each)} for each in (self.gate, self.measure))
-    return jnp.where(self.opens(**cheap), self.measure(**dear), 0.0)
+    return jnp.where(self.gate_open(**cheap), self.measure(**dear), 0.0)

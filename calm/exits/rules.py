@@ -24,19 +24,19 @@ class Evidence:
   hidden: jax.Array  # [B, D], the state after this layer
   previous: jax.Array  # [B, D], the state before it
   logits: jax.Array | None = None  # float32[B, V]
-  likely_logits: jax.Array | None = None  # float32[B, K]
+  shortlist_logits: jax.Array | None = None  # float32[B, K]
   exit_score: jax.Array | None = None  # float32[B], the classifier's logit
   full_token: jax.Array | None = None  # int32[B], what the last layer predicts
 
 
 class ExitRule(Protocol):
-  """Decides after which layer each row stops. Behind the last layer all stop unasked."""
+  """Decides after which layer each row stops. After the last layer every row stops unasked."""
 
   @property
   def needs(self) -> tuple[str, ...]:
-    """Names of Evidence fields: 'logits', 'likely_logits', 'exit_score' or 'full_token'."""
+    """Names of Evidence fields: 'logits', 'shortlist_logits', 'exit_score' or 'full_token'."""
 
-  def admits(self, evidence: Evidence) -> jax.Array:
+  def may_exit(self, evidence: Evidence) -> jax.Array:
     """Which rows may stop after this layer at all, bool[B], judged without logits.
 
     For others no logits are made, and they do not stop, whatever is said of them.
@@ -63,13 +63,13 @@ class NeverExit:
 
   needs = ()
 
-  def admits(self, evidence):
+  def may_exit(self, evidence):
     """No row."""
     return _all_rows(evidence, False)
 
   def __call__(self, evidence):
     """No row stops."""
-    return self.admits(evidence), _sure(evidence)
+    return self.may_exit(evidence), _sure(evidence)
 
 
 @flax.struct.dataclass
@@ -79,13 +79,13 @@ class FixedLayer:
   layer: jax.typing.ArrayLike
   needs = ()
 
-  def admits(self, evidence):
+  def may_exit(self, evidence):
     """All rows, from that layer on."""
     return _all_rows(evidence, evidence.layer >= self.layer)
 
   def __call__(self, evidence):
     """All rows stop from that layer on."""
-    return self.admits(evidence), _sure(evidence)
+    return self.may_exit(evidence), _sure(evidence)
 
 
 @flax.struct.dataclass
@@ -111,7 +111,7 @@ class Confident:
       name for name in confidence.needs(self.measure) if name not in ('hidden', 'previous')
     )
 
-  def admits(self, evidence):
+  def may_exit(self, evidence):
     """From layer `min_exit` on, rows whose gate is open, if there is one."""
     late_enough = _all_rows(evidence, evidence.layer >= self.min_exit)
     if not isinstance(self.measure, confidence.Gated):
@@ -119,7 +119,7 @@ class Confident:
     names = confidence.needs(self.measure.gate)
     if _nothing_to_compare(names, evidence):
       return _all_rows(evidence, False)
-    return late_enough & self.measure.opens(**_named(names, evidence))
+    return late_enough & self.measure.gate_open(**_named(names, evidence))
 
   def __call__(self, evidence):
     """Compares measure and threshold, row by row."""
@@ -129,7 +129,7 @@ class Confident:
     else:
       value = self.measure(**_named(names, evidence))
     needed = thresholds.as_threshold(self.threshold)(evidence.position, evidence.layer)
-    return (value >= needed) & self.admits(evidence), value
+    return (value >= needed) & self.may_exit(evidence), value
 
 
 def _named(names, evidence):
@@ -149,7 +149,7 @@ class Oracle:
 
   needs = ('logits', 'full_token')
 
-  def admits(self, evidence):
+  def may_exit(self, evidence):
     """All rows, after every layer."""
     return _all_rows(evidence, True)
 

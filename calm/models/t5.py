@@ -207,15 +207,15 @@ class DecoderLayer(nn.Module):
     """Maps encoded[B, S, D] to KeysValues of [B, N, H, S]; once per sequence."""
     return KeysValues(*self.encoder_decoder_attention.keys_values(encoded))
 
-  def attend(self, hidden, own, cross, mask, bias, cross_mask, deterministic=True):
+  def attend(self, hidden, self_kv, cross, mask, bias, cross_mask, deterministic=True):
     """The other half: maps hidden[B, T, D] to the state after this layer, [B, T, D].
 
-    `own` holds keys and values of the targets seen so far, `cross` those of the source. `mask`
+    `self_kv` holds keys and values of the targets seen so far, `cross` those of the source. `mask`
     and `bias` broadcast against [B, N, T, T'], `cross_mask` against [B, N, T, S].
     """
     normed = self.pre_self_attention_layer_norm(hidden)
     y = self.self_attention.attend(
-      normed, own.keys, own.values, mask, bias, deterministic=deterministic
+      normed, self_kv.keys, self_kv.values, mask, bias, deterministic=deterministic
     )
     hidden = hidden + self.dropout(y, deterministic)
     y = self.encoder_decoder_attention.attend(
@@ -392,9 +392,9 @@ class T5(nn.Module):
     """K/V half of decoder layer `layer` (from 0): hidden[B, T, D] to KeysValues of [B, N, H, T]."""
     return self.decoder.layers[layer].keys_values(hidden)
 
-  def attend(self, layer, hidden, own, cross, mask, bias, cross_mask):
+  def attend(self, layer, hidden, self_kv, cross, mask, bias, cross_mask):
     """Other half of decoder layer `layer` (from 0); see `DecoderLayer.attend`."""
-    return self.decoder.layers[layer].attend(hidden, own, cross, mask, bias, cross_mask)
+    return self.decoder.layers[layer].attend(hidden, self_kv, cross, mask, bias, cross_mask)
 
   @staticmethod
   def head_params(params):

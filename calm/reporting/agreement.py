@@ -1,4 +1,4 @@
-"""How near likely words come to the whole vocabulary: both rules at the same threshold, compared.
+"""How near a shortlist comes to the whole vocabulary: both rules at the same threshold, compared.
 
 Two texts are compared token by token up to the first that differs: what follows has another past.
 """
@@ -14,12 +14,14 @@ from calm.reporting.study import Study
 
 
 def exact(measure: confidence.Measure) -> confidence.Measure | None:
-  """The measure that looks at all words where this one looks at likely ones; None if unknown."""
+  """The measure that looks at all words where this one looks at a shortlist; None if unknown."""
   if isinstance(measure, confidence.Gated):
     inner = exact(measure.measure)
     return None if inner is None else dataclasses.replace(measure, measure=inner)
   # Gin hands on a function in a wrapper.
-  return confidence.softmax_margin if inspect.unwrap(measure) is confidence.likely_margin else None
+  return (
+    confidence.softmax_margin if inspect.unwrap(measure) is confidence.shortlist_margin else None
+  )
 
 
 def agreement(study: Study, thresholds: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
@@ -38,13 +40,13 @@ def agreement(study: Study, thresholds: Mapping[str, Sequence[float]]) -> list[d
       continue
     other = study.outcomes_of(measure, study.thresholds.get(name))
     for value in values:
-      likely, whole = outcomes.at(value), other.at(value)
+      short, whole = outcomes.at(value), other.at(value)
       rows.append(
         {
           'measure': name,
           'threshold': value,
-          **compare(likely, whole),
-          'logits': likely.cost_per_unit('logits'),
+          **compare(short, whole),
+          'logits': short.cost_per_unit('logits'),
           'exact_logits': whole.cost_per_unit('logits'),
         }
       )

@@ -52,7 +52,7 @@ def decay_shapes(value: float, taus: Sequence[float], max_length: int) -> Rows:
 def decay_tradeoff(study: Study, measure: confidence.Measure, taus: Sequence[float]) -> Rows:
   """One measure with a constant threshold and with thresholds that decay: rows as in `tradeoff`."""
   families: dict[str, Any] = {'constant': thresholds.Constant}
-  max_length = study.predictor.decoder.max_decode_steps
+  max_length = study.predictor.generator.max_decode_steps
   for tau in taus:
     families[_named(tau)] = functools.partial(thresholds.Decaying, tau=tau, max_length=max_length)
   rows = []

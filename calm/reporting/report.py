@@ -27,7 +27,7 @@ def report(
 ) -> Path:
   """Writes `workdir`/report/report.html, one PNG and CSV per figure, and returns the page's path.
 
-  Where a measure looks at likely words, agreement.csv holds it to the same over all words.
+  Where a measure looks at a shortlist, agreement.csv holds it to the same over all words.
 
   Follows the figures and the table of https://arxiv.org/abs/2207.07061. What `calm calibrate`,
   `calm trials` or an interrupted call have decoded is taken as it is.
@@ -63,7 +63,7 @@ def _write(study: Study, settings, quality, taus, positions, num_perturbed, rank
   tradeoff = curves.tradeoff(study)
   say('efficiency by tolerance')
   table = efficiency.read(study, settings) or efficiency.make(study, settings)
-  say('likely words')
+  say('shortlists')
   compared = _agreement(study, folder, table)
   say('decaying thresholds')
   decaying = _decay(study, show, taus)
@@ -167,7 +167,7 @@ def _efficiency(study: Comparison, show: Writer, rows, settings) -> str:
 
 
 def _agreement(study: Study, folder: Path, table) -> list[str]:
-  """A section if some measure looks at likely words, else none; writes agreement.csv."""
+  """A section if some measure looks at a shortlist, else none; writes agreement.csv."""
   thresholds = {}
   for name in study.families:
     found = {row.get('threshold') for row in table if row['measure'] == name} - {None}
@@ -177,10 +177,10 @@ def _agreement(study: Study, folder: Path, table) -> list[str]:
   if not rows:
     return []
   efficiency.write_csv(folder / 'agreement.csv', rows)
-  title = 'The same rule on likely words and on the whole vocabulary'
+  title = 'The same rule on a shortlist and on the whole vocabulary'
   return [
     page.section(
-      'Likely words',
+      'Shortlists',
       'A margin among the words that were likely when it was first asked makes fewer logits than '
       'one over the whole vocabulary. Tokens and exits are shares of the tokens whose past is the '
       'same with both: those that are the same, and those that also stopped after the same layer.',
@@ -195,7 +195,7 @@ def _decay(study: Study, show: Writer, taus) -> str:
   )
   # Fig. 2b shows one lambda: the grid's nearest to 0.8.
   value = min(study.grid, key=lambda threshold: abs(threshold - 0.8))
-  shapes = curves.decay_shapes(value, taus, study.predictor.decoder.max_decode_steps)
+  shapes = curves.decay_shapes(value, taus, study.predictor.generator.max_decode_steps)
   found = curves.decay_tradeoff(study, measure, taus)
   return page.section(
     'Decaying thresholds',

@@ -14,8 +14,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from calm.decoding.likely_words import best_of
-from calm.decoding.sampling import Choice, likeliest, token_log_prob
+from calm.decoding.sampling import Choice, argmax, token_log_prob
+from calm.decoding.shortlist import best_of
 from calm.evaluation import calibrate
 from calm.evaluation.outcomes import predict_split
 from calm.evaluation.split import Split
@@ -32,13 +32,13 @@ class FirstLayerAt:
   position: jax.typing.ArrayLike
   needs = ()
 
-  def admits(self, evidence):
+  def may_exit(self, evidence):
     """Rows at the position, after layer 1."""
     return (evidence.position == self.position) & (evidence.layer == 1)
 
   def __call__(self, evidence):
     """These rows stop."""
-    return self.admits(evidence), jnp.ones_like(evidence.position, jnp.float32)
+    return self.may_exit(evidence), jnp.ones_like(evidence.position, jnp.float32)
 
 
 @flax.struct.dataclass
@@ -56,8 +56,8 @@ class RankedAt:
     token = jax.lax.switch(
       here.any().astype(jnp.int32),
       [
-        lambda: likeliest(logits),
-        lambda: jnp.where(here, best_of(logits, self.rank)[:, -1], likeliest(logits)),
+        lambda: argmax(logits),
+        lambda: jnp.where(here, best_of(logits, self.rank)[:, -1], argmax(logits)),
       ],
     )
     log_prob = token_log_prob(logits, token)
@@ -112,7 +112,7 @@ def _perturbed(study, few, kind, position, rank):
     changes: dict[str, Any] = {'rule': NeverExit(), 'sampling': RankedAt(position, rank)}
   else:
     changes = {'rule': FirstLayerAt(position), 'fill': 'true_states'}
-  predictor = study.predictor.with_decoder(**changes)
+  predictor = study.predictor.with_generator(**changes)
   folder = Path(study.workdir, calibrate.FOLDER, few.name, 'perturbed', kind.replace(' ', '_'))
   results = predict_split(few, predictor, folder / str(position))
   if results.num_predicted:

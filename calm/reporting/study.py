@@ -11,7 +11,7 @@ import numpy as np
 
 from calm import fingerprints
 from calm.calibration import consistency, testing
-from calm.decoding.text_decoder import TextDecoder
+from calm.decoding.text_predictor import TextPredictor
 from calm.evaluation import calibrate
 from calm.evaluation.losses import losses_of_results, objectives_of
 from calm.evaluation.outcomes import Rerun, Results
@@ -50,7 +50,7 @@ class Study:
 
   task: Any
   split_name: str
-  predictor: TextDecoder
+  predictor: TextPredictor
   workdir: str
   measures: Sequence[confidence.Measure] = (
     confidence.softmax_margin,
@@ -85,7 +85,7 @@ class Study:
   @property
   def config(self):
     """The T5Config of the model."""
-    return self.predictor.decoder.model.config
+    return self.predictor.generator.model.config
 
   @property
   def num_layers(self) -> int:
@@ -181,7 +181,7 @@ class Study:
 
   def way_of(self, outcomes: Rerun, threshold: float) -> Way:
     """Any outcomes at a threshold."""
-    rule = outcomes.predictor.at(threshold).decoder.rule  # type: ignore[attr-defined]
+    rule = outcomes.predictor.at(threshold).generator.rule  # type: ignore[attr-defined]
     return self._way(outcomes.name, outcomes.at(threshold), rule)
 
   def losses(self, way: Way, objective: str) -> np.ndarray:
@@ -209,10 +209,10 @@ class Study:
   ) -> dict[str, float]:
     """Seconds per token of each of `ways`, encoder included."""
     times = time_rules(
-      self.predictor.decoder,
+      self.predictor.generator,
       self.predictor.params,
       [self.predictor.tokenize(example) for example in self.split.examples[:num_examples]],
-      {name: way.predictor.decoder.rule for name, way in ways.items()},
+      {name: way.predictor.generator.rule for name, way in ways.items()},
       batch_size=batch_size,
       repeats=repeats,
       inputs_length=self.predictor.inputs_length,

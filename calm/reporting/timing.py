@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from calm.decoding.text_decoder import padded_length
+from calm.decoding.text_predictor import padded_length
 from calm.exits.rules import ExitRule
 
 
@@ -31,7 +31,7 @@ class Timing:
 
 
 def time_rules(
-  decoder,
+  generator,
   params,
   inputs: Sequence[np.ndarray],
   rules: Mapping[str, ExitRule],
@@ -43,7 +43,7 @@ def time_rules(
   """The Timing of each rule, by its name; compilation is not in it.
 
   Args:
-    decoder: a `calm.decoding.decoder.Decoder`; its rule is not used.
+    decoder: a `calm.decoding.generator.Generator`; its rule is not used.
     params: the parameters of its model, on the device.
     inputs: tokens int32[n] of each input, decoded in this order.
     rules: what is compared.
@@ -57,9 +57,9 @@ def time_rules(
   if not inputs or repeats < 1:
     raise ValueError(f'{len(inputs)} inputs, {repeats} repeats: there is nothing to measure.')
   batches = _batches(inputs, batch_size, inputs_length)
-  decoders = {name: dataclasses.replace(decoder, rule=rule) for name, rule in rules.items()}
+  generators = {name: dataclasses.replace(generator, rule=rule) for name, rule in rules.items()}
   tokens = {}
-  for name, one in decoders.items():
+  for name, one in generators.items():
     tokens[name] = sum(_count(_run(one, params, batch)) for batch in batches)
   seconds = {name: [0.0] * repeats for name in rules}
   names = list(rules)
@@ -68,13 +68,13 @@ def time_rules(
       shift = (repeat + number) % max(1, len(names))
       for name in names[shift:] + names[:shift]:
         start = time.perf_counter()
-        _run(decoders[name], params, batch)
+        _run(generators[name], params, batch)
         seconds[name][repeat] += time.perf_counter() - start
   return {name: Timing(tuple(seconds[name]), tokens[name]) for name in rules}
 
 
 def _batches(inputs, batch_size, inputs_length) -> list[Any]:
-  """Arrays int32[batch_size, S], padded as `TextDecoder` does."""
+  """Arrays int32[batch_size, S], padded as `TextPredictor` does."""
   from calm.tasks import tokenization
 
   longest = inputs_length or max(map(len, inputs))
@@ -86,9 +86,9 @@ def _batches(inputs, batch_size, inputs_length) -> list[Any]:
   return found
 
 
-def _run(decoder, params, batch):
+def _run(generator, params, batch):
   # A key is ignored by decoders that do not draw.
-  return jax.block_until_ready(decoder(params, batch, key=jax.random.key(0)))
+  return jax.block_until_ready(generator(params, batch, key=jax.random.key(0)))
 
 
 def _count(decoded):

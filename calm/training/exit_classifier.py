@@ -29,7 +29,7 @@ class ExitClassifierObjective:
   -log q(n) of the first layer that agrees with the last; what comes after it is ignored.
 
   Its parameters are the whole tree, and only the classifier's have a gradient: the network is run
-  forwards, without dropout. `calm.training.optimizers.only` keeps the rest as it is.
+  forwards, without dropout. `calm.training.optimizers.train_only` keeps the rest as it is.
   """
 
   model: Network

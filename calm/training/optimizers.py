@@ -104,7 +104,7 @@ def adamw(
   return Optimizer(optax.chain(clip, adam), schedule)
 
 
-def only(optimizer, pattern):
+def train_only(optimizer, pattern):
   """Trains the parameters in whose '/'-joined path `pattern` is found, and no others.
 
   `optimizer` sees, clips and keeps state for these alone; the others stay as they are.

@@ -96,7 +96,7 @@ def made(count):
 
 
 class Base:
-  def admits(self, evidence):
+  def may_exit(self, evidence):
     return scale(evidence) > 0
 
 

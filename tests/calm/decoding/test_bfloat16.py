@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm.decoding import all_layers, decoder
+from calm.decoding import all_layers, generator
 from calm.exits import confidence
 from calm.exits.rules import Confident, FixedLayer, NeverExit
 from calm.models import t5
@@ -38,7 +38,7 @@ NEVER = NeverExit()
 
 def decode(low, rule=NEVER, inputs=None, prompts=None, steps=STEPS):
   """What the rows, or others, give under a rule, as NumPy arrays."""
-  run = decoder.Decoder(low.model, steps, rule=rule)
+  run = generator.Generator(low.model, steps, rule=rule)
   inputs = low.inputs if inputs is None else inputs
   return jax.device_get(run(low.params, inputs, prompts=prompts))
 
@@ -50,7 +50,7 @@ def assert_same(found, expected):
   np.testing.assert_array_equal(found.log_prob, expected.log_prob)
 
 
-@pytest.mark.parametrize('measure', [confidence.state_saturation, confidence.likely_margin])
+@pytest.mark.parametrize('measure', [confidence.state_saturation, confidence.shortlist_margin])
 def test_a_threshold_that_nothing_reaches_gives_the_full_model(low, measure):
   assert_same(decode(low, Confident(measure, 2.0)), decode(low))
 
@@ -65,12 +65,12 @@ def test_a_fixed_layer_is_the_model_of_so_many_layers(low, layer):
 def test_running_only_what_is_needed_equals_running_all_layers(low, monkeypatch):
   found = decode(low, STATE)
   assert set(np.unique(found.exit_layer)) >= {0, 2, 3}
-  monkeypatch.setattr(decoder, '_start', all_layers.all_layers)
+  monkeypatch.setattr(generator, '_start', all_layers.all_layers)
   plain = jax.jit(
-    lambda params, inputs: decoder.decode(
+    lambda params, inputs: generator.decode(
       low.model, params, inputs, max_decode_steps=STEPS, rule=STATE
     ),
-    compiler_options=decoder.ROUNDING,
+    compiler_options=generator.ROUNDING,
   )
   assert_same(found, jax.device_get(plain(low.params, low.inputs)))
 
@@ -98,8 +98,8 @@ def test_hardly_a_row_depends_on_where_its_prompt_was_read(low):
 
 
 def test_decoding_lowers_for_tpu_and_gpu(low):
-  run = functools.partial(decoder.decode, low.model, max_decode_steps=STEPS, rule=STATE)
+  run = functools.partial(generator.decode, low.model, max_decode_steps=STEPS, rule=STATE)
   exported = jax.export.export(
-    jax.jit(run, compiler_options=decoder.ROUNDING), platforms=['tpu', 'cuda']
+    jax.jit(run, compiler_options=generator.ROUNDING), platforms=['tpu', 'cuda']
   )(low.params, low.inputs)
   assert exported.platforms == ('tpu', 'cuda')

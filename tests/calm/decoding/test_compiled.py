@@ -9,7 +9,7 @@ import jax.export
 import jax.numpy as jnp
 import pytest
 
-from calm.decoding import decoder
+from calm.decoding import generator
 from calm.exits import confidence, rules, thresholds
 from calm.models import t5
 
@@ -28,11 +28,11 @@ RULES = {
   'state': rules.Confident(confidence.state_saturation, 0.9),
   'classifier': rules.Confident(confidence.classifier, thresholds.Decaying(0.9, 4.0, LENGTH)),
   'softmax': rules.Confident(confidence.softmax_margin, 0.9),
-  'likely': rules.Confident(confidence.likely_margin, 0.9),
+  'likely': rules.Confident(confidence.shortlist_margin, 0.9),
   'gated': rules.Confident(confidence.Gated(), 0.9),
 }
 decode = jax.jit(
-  functools.partial(decoder.decode, t5.T5(CONFIG), max_decode_steps=LENGTH),
+  functools.partial(generator.decode, t5.T5(CONFIG), max_decode_steps=LENGTH),
   static_argnames='fill',
 )
 

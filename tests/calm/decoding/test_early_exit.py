@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm.decoding import all_layers, cache, decoder, early_exit, sampling, step
+from calm.decoding import all_layers, cache, early_exit, generator, sampling, step
 from calm.exits import confidence, thresholds
 from calm.exits.rules import Confident, FixedLayer, NeverExit, Oracle
 from calm.models import t5
@@ -19,11 +19,14 @@ one_kind = pytest.mark.parametrize('tiny', ['t5_1_1'], indirect=True)
 # Measures with thresholds at which the fixture's rows stop after all three layers.
 MEASURES = {
   'softmax_margin': (confidence.softmax_margin, 0.5),
-  'likely_margin': (confidence.likely_margin, 0.5),
-  'gated_softmax_margin': (confidence.Gated(confidence.softmax_margin, opens_at=0.6), 0.3),
-  'gated_likely_margin': (confidence.Gated(confidence.likely_margin, opens_at=0.6), 0.3),
+  'shortlist_margin': (confidence.shortlist_margin, 0.5),
+  'gated_softmax_margin': (confidence.Gated(confidence.softmax_margin, gate_threshold=0.6), 0.3),
+  'gated_shortlist_margin': (
+    confidence.Gated(confidence.shortlist_margin, gate_threshold=0.6),
+    0.3,
+  ),
   'largest_probability': (confidence.largest_probability, 0.7),
-  'certainty': (confidence.certainty, 0.8),
+  'entropy_confidence': (confidence.entropy_confidence, 0.8),
   'state_saturation': (confidence.state_saturation, 0.6),
   'classifier': (confidence.classifier, 0.5),
 }
@@ -44,7 +47,7 @@ def decode(tiny, rule, rows=slice(None), **options):
   """What the fixture's rows give under a rule, as NumPy arrays."""
   key = options.pop('key', None)
   prompts = options.pop('prompts', None)
-  run = decoder.Decoder(tiny.model, STEPS, rule=rule, **options)
+  run = generator.Generator(tiny.model, STEPS, rule=rule, **options)
   prompts = None if prompts is None else prompts[rows]
   return jax.device_get(run(tiny.params, tiny.inputs[rows], prompts=prompts, key=key))
 
@@ -87,8 +90,8 @@ def test_a_row_is_the_same_alone_and_in_any_batch(exiting, name, batch_size):
 def test_running_only_what_is_needed_equals_running_all_layers(exiting, name, fill, monkeypatch):
   rule = Confident(*MEASURES[name])
   found = decode(exiting, rule, fill=fill)
-  monkeypatch.setattr(decoder, '_start', all_layers.all_layers)
-  plain = jax.jit(decoder.decode, static_argnames=('model', 'max_decode_steps', 'fill'))
+  monkeypatch.setattr(generator, '_start', all_layers.all_layers)
+  plain = jax.jit(generator.decode, static_argnames=('model', 'max_decode_steps', 'fill'))
   expected = plain(
     exiting.model, exiting.params, exiting.inputs, max_decode_steps=STEPS, rule=rule, fill=fill
   )
@@ -97,7 +100,7 @@ def test_running_only_what_is_needed_equals_running_all_layers(exiting, name, fi
 
 def test_never_exit_is_the_full_model(tiny):
   full = decode(tiny, NeverExit())
-  for name in ('softmax_margin', 'likely_margin', 'gated_likely_margin', 'state_saturation'):
+  for name in ('softmax_margin', 'shortlist_margin', 'gated_shortlist_margin', 'state_saturation'):
     late = decode(tiny, Confident(MEASURES[name][0], 2.0))
     np.testing.assert_array_equal(late.tokens, full.tokens)
     np.testing.assert_array_equal(late.exit_layer, full.exit_layer)
@@ -109,7 +112,7 @@ def test_a_fixed_layer_is_the_model_of_so_many_layers(tiny, layer):
   short = dataclasses.replace(tiny, model=t5.T5(config))
   expected = decode(short, NeverExit())
   forced = thresholds.PerLayer(jnp.where(jnp.arange(1, 4) < layer, 2.0, 0.0))
-  for rule in (FixedLayer(layer), Confident(confidence.likely_margin, forced)):
+  for rule in (FixedLayer(layer), Confident(confidence.shortlist_margin, forced)):
     found = decode(tiny, rule)
     np.testing.assert_array_equal(found.tokens, expected.tokens)
     np.testing.assert_array_equal(found.exit_layer, expected.exit_layer)
@@ -152,21 +155,23 @@ def test_the_head_is_paid_for_each_time_it_is_asked(exiting, min_exit):
 @one_kind
 def test_a_sweep_of_thresholds_compiles_once(exiting):
   decode(exiting, Confident(confidence.classifier, thresholds.Decaying(0.9, 4.0, STEPS)))
-  before = decoder._decode._cache_size()
+  before = generator._decode._cache_size()
   for value in (0.1, 0.5, 0.7):
     decode(exiting, Confident(confidence.classifier, thresholds.Decaying(value, 3.0, 7)))
-  assert decoder._decode._cache_size() == before
+  assert generator._decode._cache_size() == before
 
 
 @one_kind
 def test_a_threshold_that_decays_is_stricter_at_the_start(exiting):
   # Position by position what a confidence must reach is Eq. 5's; a step in it shows where.
-  found = decode(exiting, Confident(confidence.certainty, thresholds.Decaying(0.5, 6.0, STEPS)))
+  found = decode(
+    exiting, Confident(confidence.entropy_confidence, thresholds.Decaying(0.5, 6.0, STEPS))
+  )
   needed = np.clip(0.9 * 0.5 + 0.1 * np.exp(-6.0 * np.arange(STEPS) / STEPS), 0, 1)
   early = (found.exit_layer > 0) & (found.exit_layer < 3)
   assert early.any()
   assert (found.confidence >= needed - 1e-6)[early].all()
-  constant = decode(exiting, Confident(confidence.certainty, 0.55))
+  constant = decode(exiting, Confident(confidence.entropy_confidence, 0.55))
   np.testing.assert_array_equal(found.exit_layer[:, 0], constant.exit_layer[:, 0])
   assert found.exit_layer.sum() < constant.exit_layer.sum()
 
@@ -180,8 +185,8 @@ def test_keys_and_values_of_a_skipped_layer_are_its_projection_of_the_exit_state
   def run(params):
     source = step.prepare_source(model, params, inputs)
     layers = step.prepare_layers(model, params, source, jnp.zeros(ROWS, jnp.int32), STEPS)
-    own = cache.empty_cache(model.config, ROWS, STEPS)
-    step_fn, carried = early_exit.early_exit(rule)(layers, own, 0)
+    self_kv = cache.empty_cache(model.config, ROWS, STEPS)
+    step_fn, carried = early_exit.early_exit(rule)(layers, self_kv, 0)
     tokens = jnp.arange(2, 2 + STEPS * ROWS).reshape(STEPS, ROWS) % 31 + 2
     active = jnp.ones(ROWS, bool)
 
@@ -193,7 +198,7 @@ def test_keys_and_values_of_a_skipped_layer_are_its_projection_of_the_exit_state
     carried, exits = jax.lax.scan(one, carried, (jnp.arange(STEPS), tokens))
     filled = [
       early_exit.fill_missing(layers, layer, carried.states, one, done, STEPS)
-      for layer, (one, done) in enumerate(zip(carried.own, carried.filled, strict=True))
+      for layer, (one, done) in enumerate(zip(carried.self_kv, carried.filled, strict=True))
     ]
     projected = [layers.keys_values(layer, carried.states) for layer in range(layers.num_layers)]
     return exits.T, filled, projected
@@ -215,7 +220,7 @@ def test_prompts_and_sampling_exit_early_too(exiting):
   prompts[np.arange(PROMPT) >= rng.integers(0, PROMPT + 1, (ROWS, 1))] = 0
   options = {
     'prompts': prompts,
-    'key': decoder.row_keys(jax.random.key(0), jnp.arange(ROWS)),
+    'key': generator.row_keys(jax.random.key(0), jnp.arange(ROWS)),
     'sampling': sampling.Sampling(temperature=0.7, top_k=9),
   }
   rule = Confident(confidence.classifier, 0.5)
@@ -256,11 +261,11 @@ def test_what_fills_the_cache_makes_a_difference(exiting):
 @one_kind
 def test_impossible_rules_are_refused(tiny):
   with pytest.raises(ValueError, match='train one'):
-    decoder.Decoder(tiny.model, STEPS, rule=Confident(confidence.classifier, 0.5))
+    generator.Generator(tiny.model, STEPS, rule=Confident(confidence.classifier, 0.5))
   with pytest.raises(ValueError, match='4 is not a layer from 1 to 3'):
-    decoder.Decoder(tiny.model, STEPS, rule=FixedLayer(4))
+    generator.Generator(tiny.model, STEPS, rule=FixedLayer(4))
   two = thresholds.PerLayer([0.5, 0.5])
   with pytest.raises(ValueError, match='2 thresholds for 3 decoder layers'):
-    decoder.Decoder(tiny.model, STEPS, rule=Confident(confidence.softmax_margin, two))
+    generator.Generator(tiny.model, STEPS, rule=Confident(confidence.softmax_margin, two))
   with pytest.raises(ValueError, match="'nothing' is not one of exit_state"):
-    decoder.Decoder(tiny.model, STEPS, fill='nothing')
+    generator.Generator(tiny.model, STEPS, fill='nothing')

@@ -49,11 +49,11 @@ def test_greedy_takes_the_largest_and_the_first_of_equals():
 
 def test_likeliest_is_argmax_over_the_last_axis():
   logits = waves(6, 31).reshape(2, 3, 31)
-  np.testing.assert_array_equal(sampling.likeliest(logits), logits.argmax(-1))
+  np.testing.assert_array_equal(sampling.argmax(logits), logits.argmax(-1))
 
 
 def test_likeliest_stays_within_the_vocabulary_where_logits_are_nan():
-  assert sampling.likeliest(jnp.full((1, 5), jnp.nan)) == 4
+  assert sampling.argmax(jnp.full((1, 5), jnp.nan)) == 4
 
 
 @pytest.mark.parametrize('k', [1, 2, 5, 30, 31, 100])

@@ -11,9 +11,9 @@ from calm.exits import confidence
 
 OVER_LOGITS = [
   confidence.softmax_margin,
-  confidence.likely_margin,
+  confidence.shortlist_margin,
   confidence.largest_probability,
-  confidence.certainty,
+  confidence.entropy_confidence,
 ]
 ROWS = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32) * 3
 
@@ -47,12 +47,12 @@ def test_largest_probability_and_certainty_are_scipys():
   probabilities = scipy.special.softmax(ROWS.astype(np.float64), -1)
   np.testing.assert_allclose(confidence.largest_probability(ROWS), probabilities.max(-1), rtol=1e-5)
   expected = 1 - scipy.stats.entropy(probabilities, axis=-1) / np.log(7)
-  np.testing.assert_allclose(confidence.certainty(ROWS), expected, atol=1e-6)
+  np.testing.assert_allclose(confidence.entropy_confidence(ROWS), expected, atol=1e-6)
 
 
 def test_certainty_runs_from_0_to_1_and_bears_words_that_are_ruled_out():
-  assert confidence.certainty(jnp.zeros(9)) == pytest.approx(0, abs=1e-6)
-  assert confidence.certainty(jnp.array([0.0, -jnp.inf, -jnp.inf])) == 1
+  assert confidence.entropy_confidence(jnp.zeros(9)) == pytest.approx(0, abs=1e-6)
+  assert confidence.entropy_confidence(jnp.array([0.0, -jnp.inf, -jnp.inf])) == 1
 
 
 def test_state_saturation_is_the_cosine():
@@ -88,15 +88,15 @@ def test_a_measure_names_what_it_looks_at():
 
 
 def test_a_gated_measure_needs_what_its_gate_does_and_is_0_where_that_is_closed():
-  gated = confidence.Gated(confidence.softmax_margin, confidence.classifier, opens_at=0.5)
+  gated = confidence.Gated(confidence.softmax_margin, confidence.classifier, gate_threshold=0.5)
   assert confidence.needs(gated) == ('exit_score', 'logits')
   assert gated.__name__ == 'gated_softmax_margin'
   scores = jnp.array([-0.1, 0.0, 3.0, -3.0, 1.0])
-  assert gated.opens(exit_score=scores).tolist() == [False, True, True, False, True]
+  assert gated.gate_open(exit_score=scores).tolist() == [False, True, True, False, True]
   expected = np.where(scores >= 0, confidence.softmax_margin(ROWS), 0)
   np.testing.assert_allclose(gated(exit_score=scores, logits=ROWS), expected)
 
 
 def test_a_gate_that_looks_at_logits_saves_nothing_and_is_refused():
-  with pytest.raises(ValueError, match='certainty asks for logits'):
-    confidence.Gated(confidence.softmax_margin, confidence.certainty)
+  with pytest.raises(ValueError, match='entropy_confidence asks for logits'):
+    confidence.Gated(confidence.softmax_margin, confidence.entropy_confidence)

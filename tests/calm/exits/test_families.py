@@ -76,7 +76,7 @@ def test_whatever_else_differs_is_another_family():
     MARGIN.replace(min_exit=1),
     MARGIN.replace(measure=confidence.state_saturation),
     MARGIN.replace(measure=confidence.Gated()),
-    MARGIN.replace(measure=confidence.Gated(opens_at=0.8)),
+    MARGIN.replace(measure=confidence.Gated(gate_threshold=0.8)),
     MARGIN.replace(threshold=thresholds.Decaying(0.9, 4.0, 64)),
     MARGIN.replace(threshold=thresholds.Decaying(0.9, 2.0, 64)),
     LateStart(MARGIN),

@@ -59,25 +59,25 @@ def test_no_row_stops_before_min_exit():
 
 def test_what_a_rule_does_not_admit_it_does_not_stop():
   state = rules.Confident(confidence.state_saturation, 0.0, min_exit=3)
-  assert state.admits(evidence(2)).tolist() == [False] * 3
-  assert state.admits(evidence(3)).tolist() == [True] * 3
-  assert rules.FixedLayer(2).admits(evidence(2)).all()
-  assert not rules.FixedLayer(2).admits(evidence(1)).any()
-  assert rules.Oracle().admits(evidence(1)).all()
-  assert not rules.NeverExit().admits(evidence(4)).any()
+  assert state.may_exit(evidence(2)).tolist() == [False] * 3
+  assert state.may_exit(evidence(3)).tolist() == [True] * 3
+  assert rules.FixedLayer(2).may_exit(evidence(2)).all()
+  assert not rules.FixedLayer(2).may_exit(evidence(1)).any()
+  assert rules.Oracle().may_exit(evidence(1)).all()
+  assert not rules.NeverExit().may_exit(evidence(4)).any()
 
 
 def test_only_rows_whose_gate_is_open_may_stop():
   # Cosines of the rows' states: 1, 0.71, 0.
-  gated = confidence.Gated(confidence.softmax_margin, opens_at=0.7)
+  gated = confidence.Gated(confidence.softmax_margin, gate_threshold=0.7)
   rule = rules.Confident(gated, 0.0)
   assert rule.needs == ('logits',)
-  assert rule.admits(evidence(2)).tolist() == [True, True, False]
+  assert rule.may_exit(evidence(2)).tolist() == [True, True, False]
   stops, sure = rule(evidence(2, logits=LOGITS))
   assert stops.tolist() == [True, True, False]
   np.testing.assert_allclose(sure, [0.7, 0.05, 0], atol=1e-6)
   # Nor does any after layer 1, whose state has none to be compared with.
-  assert not rule.admits(evidence(1)).any()
+  assert not rule.may_exit(evidence(1)).any()
   assert not rule(evidence(1, logits=LOGITS))[0].any()
 
 
@@ -98,9 +98,9 @@ def test_the_oracle_stops_where_the_last_layer_is_foretold():
 
 def test_a_family_of_rules_has_one_number():
   rule = rules.confident(
-    0.4, confidence.certainty, lambda value: thresholds.Decaying(value, 4.0, 9), min_exit=2
+    0.4, confidence.entropy_confidence, lambda value: thresholds.Decaying(value, 4.0, 9), min_exit=2
   )
-  assert rule == rules.Confident(confidence.certainty, thresholds.Decaying(0.4, 4.0, 9), 2)
+  assert rule == rules.Confident(confidence.entropy_confidence, thresholds.Decaying(0.4, 4.0, 9), 2)
 
 
 def test_a_measure_of_ones_own_needs_no_other_code():
@@ -116,6 +116,6 @@ def test_impossible_rules_are_named():
     rules.check(rules.Confident(confidence.classifier, 0.5), 4, has_classifier=False)
   with pytest.raises(ValueError, match='5 is not a layer from 1 to 4'):
     rules.check(rules.FixedLayer(5), 4, has_classifier=True)
-  rule = rules.Confident(confidence.certainty, thresholds.PerLayer([0.1, 0.2]))
+  rule = rules.Confident(confidence.entropy_confidence, thresholds.PerLayer([0.1, 0.2]))
   with pytest.raises(ValueError, match='2 thresholds for 4'):
     rules.check(rule, 4, has_classifier=True)

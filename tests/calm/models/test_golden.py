@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from calm.decoding import decoder as decoders
+from calm.decoding import generator as decoders
 from calm.models import pretrained, t5
 
 pytestmark = pytest.mark.usefixtures('optimized')

@@ -146,9 +146,9 @@ def test_layers_run_one_by_one_equal_the_whole(kind):
   bias = bound.self_attention_bias(positions, positions)
   hidden = bound.embed(_shifted(targets))
   for i in range(3):
-    own = bound.keys_values(i, hidden)
-    assert own.keys.shape == own.values.shape == (3, 3, 5, 5)
-    hidden = bound.attend(i, hidden, own, cross[i], mask, bias, cross_mask)
+    self_kv = bound.keys_values(i, hidden)
+    assert self_kv.keys.shape == self_kv.values.shape == (3, 3, 5, 5)
+    hidden = bound.attend(i, hidden, self_kv, cross[i], mask, bias, cross_mask)
     _assert_states_close([hidden], [states[i]], targets > 0)
 
 

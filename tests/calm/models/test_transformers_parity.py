@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from calm.decoding import decoder as decoders
+from calm.decoding import generator as decoders
 from calm.models import pretrained, t5
 
 torch = pytest.importorskip('torch')

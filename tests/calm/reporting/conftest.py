@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from calm.decoding import decoder
-from calm.decoding.text_decoder import TextDecoder
+from calm.decoding import generator
+from calm.decoding.text_predictor import TextPredictor
 from calm.exits import confidence, rules
 from calm.exits.families import Family
 from calm.models import t5
@@ -24,8 +24,8 @@ OUTPUTS = {
   'oracle': ('a b', [1, 2]),
   'softmax_margin/0.9': ('a b', [1, 3]),
   'softmax_margin/0.5': ('c', [1, 1]),
-  'gated_likely_margin/0.9': ('a b', [2, 3]),
-  'gated_likely_margin/0.5': ('c', [1, 1]),
+  'gated_shortlist_margin/0.9': ('a b', [2, 3]),
+  'gated_shortlist_margin/0.5': ('c', [1, 1]),
   'gated_softmax_margin/0.9': ('a b', [2, 2]),
   'gated_softmax_margin/0.5': ('c', [1, 1]),
   'state_saturation/0.9': ('c', [2, 3]),
@@ -66,11 +66,11 @@ def make_task(vocabulary):
   return make
 
 
-class MadeUp(TextDecoder):
+class MadeUp(TextPredictor):
   """Says of every example what OUTPUTS has for the rule."""
 
   def __call__(self, examples):
-    name = rule_name(self.decoder.rule)
+    name = rule_name(self.generator.rule)
     text, exit_layers = OUTPUTS[name]
     # A margin asks for the whole head after every layer, if it is not likely words'.
     heads = exit_layers if 'softmax_margin' in name else [1, 1]
@@ -107,7 +107,7 @@ def made_up(make_task, tmp_path, vocabulary):
       'task': make_task(tmp_path, ['ab'] * 10, TARGETS),
       'split_name': 'validation',
       'predictor': MadeUp(
-        decoder.Decoder(t5.T5(CONFIG), 4), params, vocabulary, 8, per_token=True, exits=exits
+        generator.Generator(t5.T5(CONFIG), 4), params, vocabulary, 8, per_token=True, exits=exits
       ),
       'workdir': str(tmp_path),
       'measures': (confidence.softmax_margin, confidence.state_saturation),
@@ -157,8 +157,8 @@ def loud_params(config, seed=5):
 def speaking(make_task, tmp_path_factory, vocabulary):
   """A study of a tiny model and twelve inputs."""
   folder = tmp_path_factory.mktemp('speaking')
-  predictor = TextDecoder(
-    decoder.Decoder(t5.T5(SPEAKING), 6), loud_params(SPEAKING), vocabulary, 16, batch_size=12
+  predictor = TextPredictor(
+    generator.Generator(t5.T5(SPEAKING), 6), loud_params(SPEAKING), vocabulary, 16, batch_size=12
   )
   return Study(
     task=make_task(folder, INPUTS, INPUTS),

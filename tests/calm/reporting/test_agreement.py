@@ -24,26 +24,26 @@ def test_only_tokens_of_the_same_past_are_compared():
 
 
 def test_each_measure_is_held_to_its_own_over_all_words():
-  assert agreement.exact(confidence.likely_margin) is confidence.softmax_margin
-  gate = {'gate': confidence.classifier, 'opens_at': 0.3}
-  likely = confidence.Gated(confidence.likely_margin, **gate)
+  assert agreement.exact(confidence.shortlist_margin) is confidence.softmax_margin
+  gate = {'gate': confidence.classifier, 'gate_threshold': 0.3}
+  likely = confidence.Gated(confidence.shortlist_margin, **gate)
   assert agreement.exact(likely) == confidence.Gated(confidence.softmax_margin, **gate)
   assert agreement.exact(confidence.state_saturation) is None
-  assert agreement.exact(confidence.Gated(confidence.certainty)) is None
-  assert agreement.exact(lambda likely_logits: likely_logits.max(-1)) is None
+  assert agreement.exact(confidence.Gated(confidence.entropy_confidence)) is None
+  assert agreement.exact(lambda shortlist_logits: shortlist_logits.max(-1)) is None
 
 
 def test_the_report_compares_where_a_measure_looks_at_likely_words(made_up, tmp_path):
   study = made_up(measures=(confidence.softmax_margin, confidence.Gated()))
-  row = {'kind': 'calibrated', 'measure': 'gated_likely_margin'}
+  row = {'kind': 'calibrated', 'measure': 'gated_shortlist_margin'}
   table = [row | {'threshold': threshold} for threshold in (0.5, None, 0.9, 0.5)]
   (section,) = report._agreement(study, tmp_path, table)
   assert section.count('<tr>') == 1 + 2
   with open(tmp_path / 'agreement.csv', encoding='utf-8', newline='') as file:
     lines = list(csv.DictReader(file))
   assert [(line['measure'], line['threshold']) for line in lines] == [
-    ('gated_likely_margin', '0.9'),
-    ('gated_likely_margin', '0.5'),
+    ('gated_shortlist_margin', '0.9'),
+    ('gated_shortlist_margin', '0.5'),
   ]
   # At 0.9 one of two tokens left at another layer, after one head and not two.
   assert (float(lines[0]['tokens']), float(lines[0]['exits'])) == (1, 0.5)

@@ -35,8 +35,8 @@ def full_step_flops(config, length, source_length):
 
   def step(params, token, own, cross, bias):
     source = caches.Source(cross, jnp.ones((1, 1, 1, source_length), bool))
-    decoder = steps.DecoderLayers(model, params, source, jnp.zeros(1, jnp.int32), bias)
-    run, cache = steps.full_depth(decoder, own, 0)
+    generator = steps.LayerStack(model, params, source, jnp.zeros(1, jnp.int32), bias)
+    run, cache = steps.full_depth(generator, own, 0)
     return run(token, jnp.int32(length - 1), jnp.ones(1, bool), cache)
 
   return xla_flops(

@@ -26,7 +26,7 @@ def timed(monkeypatch):
   """What is timed: a token takes 4 seconds by the full model, 2 by all others."""
   calls = []
 
-  def time_rules(decoder, params, inputs, rules, *, batch_size, **options):
+  def time_rules(generator, params, inputs, rules, *, batch_size, **options):
     calls.append((batch_size, len(inputs), sorted(rules)))
     return {name: Timing((8.0 if name == 'full' else 4.0,), 2) for name in rules}
 

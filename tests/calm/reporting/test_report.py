@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from calm.decoding import text_decoder
+from calm.decoding import text_predictor
 
 FIGURES = ('tradeoff', 'efficiency', 'decay', 'sensitivity')
 
@@ -105,7 +105,7 @@ def test_tables_have_headers_and_captions(document):
 def test_a_second_report_decodes_nothing_and_is_the_same(
   reported, document, make_report, monkeypatch
 ):
-  monkeypatch.delattr(text_decoder.TextDecoder, '__call__')
+  monkeypatch.delattr(text_predictor.TextPredictor, '__call__')
   assert make_report().read_text(encoding='utf-8') == document
 
 

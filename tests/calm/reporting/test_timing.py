@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from calm.decoding import decoder
+from calm.decoding import generator
 from calm.exits import rules
 from calm.models import t5
 from calm.reporting import timing
@@ -34,7 +34,7 @@ def params():
 
 def test_seconds_are_those_between_two_looks_at_the_clock(params, monkeypatch):
   monkeypatch.setattr(timing.time, 'perf_counter', Clock([]))
-  one = decoder.Decoder(t5.T5(CONFIG), 4, eos_id=36)
+  one = generator.Generator(t5.T5(CONFIG), 4, eos_id=36)
   compared = {'full': rules.NeverExit(), 'one': rules.FixedLayer(1)}
   found = timing.time_rules(one, params, INPUTS, compared, batch_size=2, repeats=3)
   assert found['full'].seconds == found['one'].seconds == (2.0, 2.0, 2.0)  # of two batches
@@ -52,7 +52,7 @@ def test_rules_take_turns(params, monkeypatch):
     return original(one, *rest)
 
   monkeypatch.setattr(timing, '_run', run)
-  one = decoder.Decoder(t5.T5(CONFIG), 4, eos_id=36)
+  one = generator.Generator(t5.T5(CONFIG), 4, eos_id=36)
   compared = {str(layer): rules.FixedLayer(layer) for layer in (1, 2)}
   timing.time_rules(one, params, INPUTS, compared, batch_size=2, repeats=2)
   # Two batches each to warm up, then batch by batch, the first of each repeat another.
@@ -64,6 +64,6 @@ def test_lengths_do_not_count():
 
 
 def test_nothing_to_measure_is_an_error(params):
-  one = decoder.Decoder(t5.T5(CONFIG), 4)
+  one = generator.Generator(t5.T5(CONFIG), 4)
   with pytest.raises(ValueError, match='nothing to measure'):
     timing.time_rules(one, params, [], {'full': rules.NeverExit()}, batch_size=2)

@@ -235,7 +235,7 @@ def train(workdir, model, params, stream, num_steps):
   return loop.train(
     workdir=workdir,
     objective=ExitClassifierObjective(model),
-    optimizer=optimizers.only(optimizers.adamw(1e-2, weight_decay=0.0), 'exit_classifier/'),
+    optimizer=optimizers.train_only(optimizers.adamw(1e-2, weight_decay=0.0), 'exit_classifier/'),
     batches=stream,
     num_steps=num_steps,
     initial_params=params,
@@ -257,7 +257,7 @@ def test_training_changes_the_classifier_alone_and_goes_on_where_it_stopped(
 
 
 def test_the_optimizer_holds_state_for_the_classifier_alone(model, params):
-  adamw = optimizers.only(optimizers.adamw(1e-2, weight_decay=0.0), 'exit_classifier/')
+  adamw = optimizers.train_only(optimizers.adamw(1e-2, weight_decay=0.0), 'exit_classifier/')
   state = adamw.transformation.init(params)
   sizes = [leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim]
   assert sum(sizes) == 2 * (CONFIG.emb_dim + 1)  # Two moments of D + 1 parameters.

@@ -58,7 +58,7 @@ def test_adafactor_keeps_factors_instead_of_moments():
 
 @pytest.mark.parametrize('make', [optimizers.adafactor, optimizers.adamw])
 def test_only_what_a_pattern_finds_is_trained_and_has_state(make):
-  optimizer = optimizers.only(make(0.1), r'head/(kernel|bias)$')
+  optimizer = optimizers.train_only(make(0.1), r'head/(kernel|bias)$')
   params = {'body': {'kernel': jnp.ones((5, 3))}, 'head': {'kernel': jnp.ones((3, 2))}}
   state = optimizer.transformation.init(params)
   assert max(leaf.size for leaf in jax.tree.leaves(state)) == 6
@@ -70,7 +70,7 @@ def test_only_what_a_pattern_finds_is_trained_and_has_state(make):
 
 
 def test_gradients_of_what_is_not_trained_do_not_count_for_clipping():
-  optimizer = optimizers.only(optimizers.adamw(0.1, b1=0.0, max_gradient_norm=1.0), 'head')
+  optimizer = optimizers.train_only(optimizers.adamw(0.1, b1=0.0, max_gradient_norm=1.0), 'head')
   params = {'body': jnp.ones(3), 'head': jnp.ones(3)}
 
   def moment(body):
@@ -83,6 +83,6 @@ def test_gradients_of_what_is_not_trained_do_not_count_for_clipping():
 
 
 def test_a_pattern_that_finds_nothing_lists_what_there_is():
-  optimizer = optimizers.only(optimizers.adamw(0.1), 'classifier')
+  optimizer = optimizers.train_only(optimizers.adamw(0.1), 'classifier')
   with pytest.raises(ValueError, match="'classifier' is found in no parameter; there are a/b, c"):
     optimizer.transformation.init({'a': {'b': jnp.ones(3)}, 'c': jnp.ones(2)})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from calm import fingerprints
-from calm.decoding import decoder, sampling, text_decoder
+from calm.decoding import generator, sampling, text_predictor
 from calm.exits import confidence, rules
 from calm.exits.families import Family
 from calm.tasks.examples import Example
@@ -29,12 +29,12 @@ def vocabulary():
 
 @pytest.fixture
 def predictor(byte_model, vocabulary):
-  """A TextDecoder of bytes."""
+  """A TextPredictor of bytes."""
   model, params = byte_model
   options = {'exits': EXITS, 'per_token': True}
-  generator = decoder.Decoder(model, STEPS)
-  return text_decoder.TextDecoder(
-    generator, params, vocabulary, INPUTS_LENGTH, BATCH_SIZE, **options
+  made = generator.Generator(model, STEPS)
+  return text_predictor.TextPredictor(
+    made, params, vocabulary, INPUTS_LENGTH, BATCH_SIZE, **options
   )
 
 
@@ -56,7 +56,7 @@ def test_rows_are_the_decoders(predictor, byte_model, vocabulary):
     encoded = [*vocabulary.encode(text), 1]
     tokens[row, : len(encoded)] = encoded
     lengths.append(len(encoded))
-  decoded = jax.device_get(predictor.decoder(params, tokens))
+  decoded = jax.device_get(predictor.generator(params, tokens))
   for row, found in enumerate(predict(predictor)[:BATCH_SIZE]):
     count = int((decoded.exit_layer[row] > 0).sum())
     assert found == {
@@ -88,8 +88,8 @@ def test_predictions_vary_and_batches_do_not_change_them(predictor):
 
 
 def test_at_a_threshold_is_the_familys_rule_and_none_never_exits(predictor):
-  assert predictor.at(0.3).decoder.rule == EXITS(0.3)
-  assert predictor.at(None).decoder.rule == rules.NeverExit()
+  assert predictor.at(0.3).generator.rule == EXITS(0.3)
+  assert predictor.at(None).generator.rule == rules.NeverExit()
   early, full = predict(predictor.at(0.0)), predict(predictor.at(None))
   assert all(row['costs']['layers'] == row['units'] for row in early)
   assert all(row['costs']['layers'] == 3 * row['units'] for row in full)
@@ -105,8 +105,8 @@ def test_without_a_family_there_is_nothing_to_calibrate(predictor):
 
 
 def test_of_several_samples_the_likeliest_counts(predictor, byte_model):
-  drawing = decoder.Decoder(byte_model[0], STEPS, sampling.Sampling(3.0, num_samples=3))
-  rows = predict(dataclasses.replace(predictor, decoder=drawing, per_token=False))
+  drawing = generator.Generator(byte_model[0], STEPS, sampling.Sampling(3.0, num_samples=3))
+  rows = predict(dataclasses.replace(predictor, generator=drawing, per_token=False))
   for row in rows:
     assert len(row['samples']) == 3
     best = max(row['samples'], key=lambda sample: sample['log_prob'])
@@ -115,8 +115,8 @@ def test_of_several_samples_the_likeliest_counts(predictor, byte_model):
 
 
 def test_draws_depend_on_the_seed_and_the_index_alone(predictor, byte_model):
-  drawing = decoder.Decoder(byte_model[0], STEPS, sampling.Sampling(2.0))
-  drawn = dataclasses.replace(predictor, decoder=drawing)
+  drawing = generator.Generator(byte_model[0], STEPS, sampling.Sampling(2.0))
+  drawn = dataclasses.replace(predictor, generator=drawing)
   rows = predict(drawn)
   assert predict(dataclasses.replace(drawn, batch_size=3))[7]['tokens'] == rows[7]['tokens']
   assert predict(dataclasses.replace(drawn, seed=1)) != rows
@@ -124,15 +124,17 @@ def test_draws_depend_on_the_seed_and_the_index_alone(predictor, byte_model):
 
 CHANGES = {
   'params': lambda p: {'params': jax.tree.map(lambda array: array * 1.5, p.params)},
-  'max_decode_steps': lambda p: {'decoder': dataclasses.replace(p.decoder, max_decode_steps=5)},
-  'sampling': lambda p: {'decoder': dataclasses.replace(p.decoder, sampling=sampling.Sampling())},
-  'fill': lambda p: {'decoder': dataclasses.replace(p.decoder, fill='first_state')},
+  'max_decode_steps': lambda p: {'generator': dataclasses.replace(p.generator, max_decode_steps=5)},
+  'sampling': lambda p: {
+    'generator': dataclasses.replace(p.generator, sampling=sampling.Sampling())
+  },
+  'fill': lambda p: {'generator': dataclasses.replace(p.generator, fill='first_state')},
   'inputs_length': lambda p: {'inputs_length': 25},
   'truncate': lambda p: {'truncate': True},
   'rule.min_exit': lambda p: {
     'exits': Family(rules.Confident(confidence.softmax_margin, 0.9, 2)),
     'decoder': dataclasses.replace(
-      p.decoder, rule=rules.Confident(confidence.softmax_margin, 0.9, 2)
+      p.generator, rule=rules.Confident(confidence.softmax_margin, 0.9, 2)
     ),
   },
 }
@@ -141,7 +143,7 @@ CHANGES = {
 @pytest.mark.parametrize('change', CHANGES)
 def test_what_decides_a_row_is_part_of_the_identity(predictor, change):
   begin = dataclasses.replace(
-    predictor, decoder=dataclasses.replace(predictor.decoder, rule=EXITS(0.9))
+    predictor, generator=dataclasses.replace(predictor.generator, rule=EXITS(0.9))
   )
   other = dataclasses.replace(begin, **CHANGES[change](begin))
   for identity in ('identity', 'family'):
@@ -155,7 +157,7 @@ def test_how_it_is_run_is_no_part_of_the_identity(predictor, byte_model):
   others = [
     {'batch_size': 7},
     {'seed': 5},  # Of draws, and there are none.
-    {'decoder': dataclasses.replace(predictor.decoder, model=type(model)(trained_otherwise))},
+    {'generator': dataclasses.replace(predictor.generator, model=type(model)(trained_otherwise))},
     {'params': jax.tree.map(np.array, predictor.params)},
   ]
   for other in others:
@@ -189,8 +191,8 @@ def test_a_vocabulary_that_does_not_fit_is_named(predictor, byte_model):
   seqio = pytest.importorskip('seqio')
   with pytest.raises(ValueError, match='has 359 tokens, the model only 259'):
     dataclasses.replace(predictor, vocabulary=seqio.ByteVocabulary(extra_ids=100))
-  with pytest.raises(ValueError, match='ends texts with 1, the decoder with 2'):
-    dataclasses.replace(predictor, decoder=decoder.Decoder(byte_model[0], STEPS, eos_id=2))
+  with pytest.raises(ValueError, match='ends texts with 1, the generator with 2'):
+    dataclasses.replace(predictor, generator=generator.Generator(byte_model[0], STEPS, eos_id=2))
 
 
 @pytest.mark.parametrize(
@@ -198,4 +200,4 @@ def test_a_vocabulary_that_does_not_fit_is_named(predictor, byte_model):
   [(0, 512, 32), (1, 512, 32), (33, 512, 64), (64, 512, 64), (400, 500, 500), (5, 20, 20)],
 )
 def test_batches_are_padded_to_few_lengths(longest, inputs_length, expected):
-  assert text_decoder.padded_length(longest, inputs_length) == expected
+  assert text_predictor.padded_length(longest, inputs_length) == expected

@@ -1,10 +1,10 @@
-"""Logits on the way up: the whole vocabulary's, or only those of the words that are likely.
+"""Logits on the way up: the whole vocabulary's, or only those of a shortlist of words.
 
 A measure over `logits` pays for the whole head at every layer where it is asked. A measure over
-`likely_logits` pays for it once per token, at the first such layer. There the vocabulary, cut into
-blocks of neighbouring words, is searched for the blocks that hold the largest logits; the
+`shortlist_logits` pays for it once per token, at the first such layer. There the vocabulary, cut
+into blocks of neighbouring words, is searched for the blocks that hold the largest logits; the
 NUM_BLOCKS best of them surely hold the NUM_BLOCKS likeliest words, and many others. From then on
-only those words are looked at, and the token is chosen among them. Where not even the last layer
+only this shortlist is looked at, and the token is chosen from it. Where not even the last layer
 was sure of one of them, the whole head is asked once more: such a token is the last layer's own.
 """
 
@@ -14,7 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from calm.decoding.sampling import likeliest
+from calm.decoding.sampling import argmax
 
 BLOCK = 64  # Neighbouring words of the vocabulary.
 NUM_BLOCKS = 8
@@ -31,8 +31,8 @@ class Logits:
 
 
 @flax.struct.dataclass
-class Likely:
-  """Over likely words; before a row is first asked, nothing."""
+class Shortlist:
+  """Over a shortlist; before a row is first asked, nothing."""
 
   blocks: jax.Array  # int32[B, M]; -1 before they are known
   block_logits: jax.Array  # float32[B, M, BLOCK], where a row stopped
@@ -41,7 +41,7 @@ class Likely:
 
   @property
   def num_words(self):
-    """K, words that are likely, no more than there are."""
+    """K, words of the shortlist, no more than there are."""
     return min(self.blocks.shape[1] * BLOCK, self.vocab_size)
 
   @property
@@ -54,46 +54,46 @@ class Likely:
     return whole.reshape(len(empty), -1)[:, : self.vocab_size]
 
 
-def nothing(decoder, needs, batch_size) -> Any:
+def init(stack, needs, batch_size) -> Any:
   """What a step begins with: empty Logits or Likely, or None if `needs` names neither."""
   none = jnp.zeros(batch_size, jnp.int32)
   if 'logits' in needs:
-    return Logits(jnp.zeros((batch_size, decoder.vocab_size), jnp.float32), none)
-  if 'likely_logits' in needs:
-    num_blocks = min(NUM_BLOCKS, -(-decoder.vocab_size // BLOCK))
-    return Likely(
+    return Logits(jnp.zeros((batch_size, stack.vocab_size), jnp.float32), none)
+  if 'shortlist_logits' in needs:
+    num_blocks = min(NUM_BLOCKS, -(-stack.vocab_size // BLOCK))
+    return Shortlist(
       blocks=jnp.full((batch_size, num_blocks), -1, jnp.int32),
       block_logits=jnp.zeros((batch_size, num_blocks, BLOCK), jnp.float32),
       num_logits=none,
-      vocab_size=decoder.vocab_size,
+      vocab_size=stack.vocab_size,
     )
   return None
 
 
-def look(decoder, needs, seen, rows, prediction):
+def logits_for_rule(stack, needs, evidence, rows, prediction):
   """Evidence with the logits that `needs` names, and this layer's Logits or Likely (else None).
 
   They are those of rows[B]; other rows' are not to be read.
   """
   if 'logits' in needs:
-    made = prediction.num_logits + jnp.where(rows, decoder.vocab_size, 0)
-    prediction = Logits(decoder.head(seen.hidden), made)
-    return seen.replace(logits=prediction.logits), prediction
-  if 'likely_logits' in needs:
+    made = prediction.num_logits + jnp.where(rows, stack.vocab_size, 0)
+    prediction = Logits(stack.head(evidence.hidden), made)
+    return evidence.replace(logits=prediction.logits), prediction
+  if 'shortlist_logits' in needs:
     new = rows & (prediction.blocks[:, 0] < 0)
     prediction = jax.lax.cond(
       new.any(),
-      lambda: _choose(decoder.head(seen.hidden), new, prediction),
-      lambda: prediction.replace(block_logits=_of_blocks(decoder, seen.hidden, prediction)),
+      lambda: _choose(stack.head(evidence.hidden), new, prediction),
+      lambda: prediction.replace(block_logits=_of_blocks(stack, evidence.hidden, prediction)),
     )
-    made = jnp.where(new, decoder.vocab_size, jnp.where(rows, prediction.num_words, 0))
+    made = jnp.where(new, stack.vocab_size, jnp.where(rows, prediction.num_words, 0))
     prediction = prediction.replace(num_logits=prediction.num_logits + made)
     logits = prediction.block_logits.reshape(len(rows), -1)
-    return seen.replace(likely_logits=logits), prediction
-  return seen, None
+    return evidence.replace(shortlist_logits=logits), prediction
+  return evidence, None
 
 
-def keep(before, now, newly):
+def merge(before, now, newly):
   """`now` for the rows newly[B] that stop here, `before` for the others."""
   if now is None:
     return None
@@ -103,21 +103,21 @@ def keep(before, now, newly):
   return now.replace(block_logits=kept)
 
 
-def predict(decoder, hidden, undecided, prediction):
+def predict(stack, hidden, undecided, prediction):
   """Logits float32[B, V] for the next token, and int32[B], how many were made for it in all.
 
   For rows that are still undecided[B], and all if nothing was predicted on the way, they are the
   head's of hidden[B, D].
   """
   if prediction is None:
-    logits = decoder.head(hidden)
-    return logits, jnp.full(len(hidden), decoder.vocab_size, jnp.int32)
+    logits = stack.head(hidden)
+    return logits, jnp.full(len(hidden), stack.vocab_size, jnp.int32)
   logits = prediction.logits
   logits = jax.lax.switch(
     undecided.any().astype(jnp.int32),
-    [lambda: logits, lambda: jnp.where(undecided[:, None], decoder.head(hidden), logits)],
+    [lambda: logits, lambda: jnp.where(undecided[:, None], stack.head(hidden), logits)],
   )
-  return logits, prediction.num_logits + jnp.where(undecided, decoder.vocab_size, 0)
+  return logits, prediction.num_logits + jnp.where(undecided, stack.vocab_size, 0)
 
 
 def _choose(logits, new, prediction):
@@ -129,17 +129,17 @@ def _choose(logits, new, prediction):
   return prediction.replace(blocks=blocks, block_logits=chosen)
 
 
-def _of_blocks(decoder, hidden, prediction):
+def _of_blocks(stack, hidden, prediction):
   """Logits float32[B, M, BLOCK] of the words in each row's blocks."""
   if len(hidden) >= _MANY_ROWS:
-    blocked = _blocked(decoder.head(hidden))
+    blocked = _blocked(stack.head(hidden))
     return jnp.take_along_axis(blocked, prediction.blocks[:, :, None], axis=1)
   count = min(BLOCK, prediction.vocab_size)
 
   def of_block(row, block):
     # The last block may reach beyond the vocabulary: read the last words, and move them up.
     first = jnp.minimum(block * BLOCK, prediction.vocab_size - count)
-    logits = decoder.head_of_words(row, first, count)
+    logits = stack.head_of_words(row, first, count)
     index = jnp.arange(BLOCK) + block * BLOCK - first
     return jnp.where(index < count, logits[jnp.minimum(index, count - 1)], -jnp.inf)
 
@@ -165,7 +165,7 @@ def best_of(values, count):
   """
 
   def pick(values, _):
-    best = likeliest(values)
+    best = argmax(values)
     return jnp.where(jnp.arange(values.shape[-1]) == best[:, None], -jnp.inf, values), best
 
   # A block of -inf only may be picked again; what it holds is never chosen.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm import fingerprints
-from calm.decoding import decoder as decoders
+from calm.decoding import generator as generators
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
 from calm.tasks import identity as identities
@@ -24,7 +24,7 @@ CODE = ('calm.models', 'calm.tasks', 'calm.exits', 'calm.decoding')
 
 
 @dataclasses.dataclass(frozen=True)
-class TextDecoder:
+class TextPredictor:
   """Decodes examples; what a row says depends on its example alone.
 
   A `calm.evaluation.predictor.Predictor` whose units are the tokens generated, EOS among them, and
@@ -36,7 +36,7 @@ class TextDecoder:
     ValueError: the model cannot read or end what the vocabulary makes of text.
   """
 
-  decoder: Any  # a calm.decoding.decoder.Decoder
+  generator: Any  # a calm.decoding.generator.Generator
   params: Any
   vocabulary: Any  # a seqio.Vocabulary
   inputs_length: int  # tokens of an input at most, EOS among them
@@ -44,14 +44,14 @@ class TextDecoder:
   truncate: bool = False  # Cut longer inputs instead of raising an error.
   add_eos: bool = True  # After an input, as in training.
   seed: int = 0  # Of draws; an input's depend on it and the input's index.
-  exits: Family | None = None  # What `at` gives; the decoder's own rule need not be one of them.
+  exits: Family | None = None  # What `at` gives; the generator's own rule need not be one of them.
   per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
 
   unit = 'token'
   flags = {  # noqa: RUF012, never written
     'rule': '--gin.RULE',
     'rule.measure': '--gin.MEASURE',
-    'rule.measure.opens_at': '--gin.GATE_OPENS_AT',
+    'rule.measure.gate_threshold': '--gin.GATE_THRESHOLD',
     'rule.threshold': '--gin.THRESHOLD',
     'rule.threshold.tau': '--gin.TAU',
     'rule.threshold.max_length': '--gin.MAX_DECODE_STEPS',
@@ -63,24 +63,24 @@ class TextDecoder:
     'max_decode_steps': '--gin.MAX_DECODE_STEPS',
     'truncate': '--gin.TRUNCATE',
     'seed': '--gin.SEED',
-    'fill': '--gin.decoder.Decoder.fill',
-    'sampling': '--gin.decoder.Decoder.sampling',
+    'fill': '--gin.generator.Generator.fill',
+    'sampling': '--gin.generator.Generator.sampling',
   }
 
   def __post_init__(self):
     for field in ('inputs_length', 'batch_size'):
       if getattr(self, field) < 1:
         raise ValueError(f'{field} must be at least 1, not {getattr(self, field)}.')
-    known, wanted = self.decoder.model.config.vocab_size, self.vocabulary.vocab_size
+    known, wanted = self.generator.model.config.vocab_size, self.vocabulary.vocab_size
     if wanted > known:
       raise ValueError(
         f'The vocabulary has {wanted} tokens, the model only {known}: set VOCABULARY to the one'
         ' that the model was trained with.'
       )
-    if self.vocabulary.eos_id != self.decoder.eos_id:
+    if self.vocabulary.eos_id != self.generator.eos_id:
       raise ValueError(
-        f'The vocabulary ends texts with {self.vocabulary.eos_id}, the decoder with'
-        f' {self.decoder.eos_id}: give the decoder eos_id = {self.vocabulary.eos_id}.'
+        f'The vocabulary ends texts with {self.vocabulary.eos_id}, the generator'
+        f' with {self.generator.eos_id}: give it eos_id = {self.vocabulary.eos_id}.'
       )
     # Once on the device, not with each batch.
     object.__setattr__(self, 'params', jax.tree.map(jnp.asarray, self.params))
@@ -94,8 +94,8 @@ class TextDecoder:
   def results(self) -> tuple[str, ...]:
     """All names that a row may have."""
     per_token = ('input_tokens', 'tokens', 'exit_layers', 'num_logits') if self.per_token else ()
-    drawn = ('sampling_log_prob',) if self.decoder.draws else ()
-    several = ('samples',) if self.decoder.sampling.num_samples > 1 else ()
+    drawn = ('sampling_log_prob',) if self.generator.draws else ()
+    several = ('samples',) if self.generator.sampling.num_samples > 1 else ()
     return ('prediction', 'units', 'costs', 'log_prob', *drawn, *per_token, *several)
 
   @property
@@ -104,26 +104,26 @@ class TextDecoder:
 
     How many are decoded at once does not count: a row does not see its batch.
     """
-    return self._identity(self.decoder.rule)
+    return self._identity(self.generator.rule)
 
   @property
   def family(self) -> Mapping[str, Any]:
     """The same, whatever the threshold. Raises ValueError if there is no rule with one."""
     return self._identity(self._family)
 
-  def at(self, threshold: float | None) -> 'TextDecoder':
+  def at(self, threshold: float | None) -> 'TextPredictor':
     """The same at a threshold of the family; None never exits."""
     return self.with_rule(NeverExit() if threshold is None else self._family(threshold))
 
-  def with_rule(self, rule) -> 'TextDecoder':
+  def with_rule(self, rule) -> 'TextPredictor':
     """The same by any rule."""
-    return self.with_decoder(rule=rule)
+    return self.with_generator(rule=rule)
 
-  def with_decoder(self, **changes: Any) -> 'TextDecoder':
-    """The same with other settings of the decoder."""
+  def with_generator(self, **changes: Any) -> 'TextPredictor':
+    """The same with other settings of the generator."""
     # Not through __init__, which would look at all the parameters again.
-    decoder = dataclasses.replace(self.decoder, **changes)
-    return dataclasses.replace(self, decoder=decoder)
+    generator = dataclasses.replace(self.generator, **changes)
+    return dataclasses.replace(self, generator=generator)
 
   def check(self, examples: Sequence[Example]) -> None:
     """Raises a ValueError that names the first example that is too long or cannot be encoded."""
@@ -156,7 +156,7 @@ class TextDecoder:
     inputs = [self.tokenize(example) for example in examples]
     length = padded_length(max(map(len, inputs)), self.inputs_length)
     tokens = tokenization.pad_rows(inputs, length, self.batch_size)
-    decoded = jax.device_get(self.decoder(self.params, tokens, key=self._keys(examples)))
+    decoded = jax.device_get(self.generator(self.params, tokens, key=self._keys(examples)))
     samples = decoded.tokens.shape[0] // self.batch_size
     rows = [self._row(decoded, row) for row in range(len(examples) * samples)]
     rows = [best_sample(rows[at : at + samples]) for at in range(0, len(rows), samples)]
@@ -171,16 +171,16 @@ class TextDecoder:
     return self.exits
 
   def _identity(self, rule):
-    config = self.decoder.model.config
-    drawn = {'seed': self.seed} if self.decoder.draws else {}
+    config = self.generator.model.config
+    drawn = {'seed': self.seed} if self.generator.draws else {}
     return {
       'model': fingerprints.identity(config),
       'params': _params_fingerprint(_Unhashed(self.params)),
       'vocabulary': fingerprints.identity(identities.describe_vocabulary(self.vocabulary)),
       'rule': fingerprints.identity(rule),
-      'fill': self.decoder.fill,
-      'sampling': fingerprints.identity(self.decoder.sampling),
-      'max_decode_steps': self.decoder.max_decode_steps,
+      'fill': self.generator.fill,
+      'sampling': fingerprints.identity(self.generator.sampling),
+      'max_decode_steps': self.generator.max_decode_steps,
       'inputs_length': self.inputs_length,
       'truncate': self.truncate,
       'add_eos': self.add_eos,
@@ -189,11 +189,11 @@ class TextDecoder:
     }
 
   def _keys(self, examples):
-    if not self.decoder.draws:
+    if not self.generator.draws:
       return None
     indices = np.zeros(self.batch_size, np.int32)
     indices[: len(examples)] = [example.index for example in examples]
-    return decoders.row_keys(jax.random.key(self.seed), jnp.asarray(indices))
+    return generators.row_keys(jax.random.key(self.seed), jnp.asarray(indices))
 
   def _row(self, decoded, row):
     exit_layer = decoded.exit_layer[row]
@@ -209,7 +209,7 @@ class TextDecoder:
       result['tokens'] = decoded.tokens[row, :num_tokens].tolist()
       result['exit_layers'] = exit_layer[:num_tokens].tolist()
       result['num_logits'] = num_logits[:num_tokens].tolist()
-    if self.decoder.draws:
+    if self.generator.draws:
       result['sampling_log_prob'] = _number(decoded.sampling_log_prob[row])
     return result
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm.decoding import cache, decoder, sampling, step
+from calm.decoding import cache, generator, sampling, step
 
 ROWS, STEPS, PROMPT = 32, 13, 5
 EOS = 1
@@ -54,7 +54,7 @@ def forced_greedy(tiny, prompts=None):
 @pytest.fixture(scope='module')
 def greedy(tiny):
   """The greedy decoder of the fixture and what it gives for all rows."""
-  decode = decoder.Decoder(tiny.model, STEPS)
+  decode = generator.Generator(tiny.model, STEPS)
   return decode, jax.device_get(decode(tiny.params, tiny.inputs))
 
 
@@ -83,21 +83,21 @@ def test_cached_states_and_logits_of_every_layer_equal_the_forward_passs(tiny, p
   def cached(params):
     source = step.prepare_source(model, params, inputs)
     layers = step.prepare_layers(model, params, source, jnp.zeros(ROWS, jnp.int32), STEPS)
-    own = cache.empty_cache(model.config, ROWS, STEPS)
+    self_kv = cache.empty_cache(model.config, ROWS, STEPS)
     if prefilled:
-      own = step.prefill(layers, fed[:, :prefilled], own)
+      self_kv = step.prefill(layers, fed[:, :prefilled], self_kv)
 
-    def one(own, column):
+    def one(self_kv, column):
       hidden = layers.embed(jax.lax.dynamic_slice_in_dim(fed, column, 1, axis=1))
       states, written = [], []
       for layer in range(layers.num_layers):
-        written.append(layers.write(layer, hidden, column, own[layer]))
+        written.append(layers.write(layer, hidden, column, self_kv[layer]))
         hidden = layers.attend(layer, hidden, column, written[-1])
         states.append(hidden[:, 0])
       states = jnp.stack(states)
       return tuple(written), (states, layers.head(states))
 
-    return jax.lax.scan(one, own, jnp.arange(prefilled, STEPS))[1]
+    return jax.lax.scan(one, self_kv, jnp.arange(prefilled, STEPS))[1]
 
   found = [np.moveaxis(array, 0, 2) for array in jax.device_get(cached(params))]
   for array, expected in zip(found, states_of(model, params, inputs, targets), strict=True):
@@ -151,7 +151,7 @@ def continued(tiny):
   lengths = np.arange(ROWS) % (PROMPT + 1)
   prompts = np.where(np.arange(PROMPT) < lengths[:, None], prompts, 0)
   prompts[PROMPT, 2:] = [EOS, 0, 0]
-  decode = decoder.Decoder(tiny.model, STEPS - PROMPT)
+  decode = generator.Generator(tiny.model, STEPS - PROMPT)
   return prompts, jax.device_get(decode(tiny.params, tiny.inputs, prompts=prompts))
 
 
@@ -185,7 +185,7 @@ def test_a_prompt_that_has_ended_is_left_as_it_is(continued):
 @one_kind
 def test_a_greedy_output_is_continued_by_itself(tiny, greedy):
   tokens = greedy[1].tokens
-  decode = decoder.Decoder(tiny.model, STEPS - PROMPT)
+  decode = generator.Generator(tiny.model, STEPS - PROMPT)
   decoded = decode(tiny.params, tiny.inputs, prompts=tokens[:, :PROMPT])
   # Prompts end at their first 0.
   rows = (tokens[:, :PROMPT] > 0).all(-1) | (tokens == EOS).any(-1)
@@ -194,13 +194,13 @@ def test_a_greedy_output_is_continued_by_itself(tiny, greedy):
 
 @one_kind
 def test_max_decode_steps_is_the_most_that_is_generated(tiny, greedy):
-  decoded = decoder.Decoder(tiny.model, 4)(tiny.params, tiny.inputs)
+  decoded = generator.Generator(tiny.model, 4)(tiny.params, tiny.inputs)
   np.testing.assert_array_equal(decoded.tokens, greedy[1].tokens[:, :4])
 
 
 @one_kind
 def test_samples_stand_side_by_side_and_temperature_0_is_greedy_without_a_key(tiny, greedy):
-  decode = decoder.Decoder(tiny.model, STEPS, sampling.Sampling(0.0, num_samples=2))
+  decode = generator.Generator(tiny.model, STEPS, sampling.Sampling(0.0, num_samples=2))
   assert not decode.draws
   decoded = decode(tiny.params, tiny.inputs)
   np.testing.assert_array_equal(decoded.tokens, greedy[1].tokens.repeat(2, axis=0))
@@ -210,7 +210,7 @@ def test_samples_stand_side_by_side_and_temperature_0_is_greedy_without_a_key(ti
 def drawing(tiny, temperature=3.0, top_k=30, top_p=0.99):
   """A decoder that draws three samples per input, from nearly flat distributions."""
   rule = sampling.Sampling(temperature, top_k, top_p, num_samples=3)
-  return decoder.Decoder(tiny.model, STEPS, rule)
+  return generator.Generator(tiny.model, STEPS, rule)
 
 
 @pytest.fixture(scope='module')
@@ -232,7 +232,7 @@ def test_samples_differ_and_their_log_probs_are_the_models(tiny, samples):
 
 @one_kind
 def test_draws_depend_on_a_rows_key_wherever_it_stands(tiny, samples):
-  keys = decoder.row_keys(jax.random.key(0), jnp.arange(ROWS))
+  keys = generator.row_keys(jax.random.key(0), jnp.arange(ROWS))
   mixed = drawing(tiny)(tiny.params, tiny.inputs[::-1], key=keys[::-1])
   expected = samples.tokens.reshape(ROWS, 3, STEPS)[::-1].reshape(3 * ROWS, STEPS)
   np.testing.assert_array_equal(mixed.tokens, expected)
@@ -240,7 +240,7 @@ def test_draws_depend_on_a_rows_key_wherever_it_stands(tiny, samples):
 
 @one_kind
 def test_draws_do_not_depend_on_other_prompts_lengths(tiny):
-  decode = decoder.Decoder(tiny.model, 4, sampling.Sampling(3.0))
+  decode = generator.Generator(tiny.model, 4, sampling.Sampling(3.0))
   short = np.array([[5, 6, 0, 0]] * 7)
   longer = short.copy()
   longer[1:, 2:] = 7
@@ -260,25 +260,25 @@ def test_drawing_without_a_key_is_an_error(tiny):
 @one_kind
 def test_settings_out_of_range_are_named(tiny):
   with pytest.raises(ValueError, match='max_decode_steps must be at least 1, not 0'):
-    decoder.Decoder(tiny.model, 0)
+    generator.Generator(tiny.model, 0)
   with pytest.raises(ValueError, match='temperature'):
-    decoder.Decoder(tiny.model, 8, sampling.Sampling(-1))
+    generator.Generator(tiny.model, 8, sampling.Sampling(-1))
 
 
 @one_kind
 def test_other_numbers_compile_nothing_anew(tiny, greedy, samples):
-  compiled = decoder._decode._cache_size()
+  compiled = generator._decode._cache_size()
   drawing(tiny, 0.9, 9, 0.4)(tiny.params, tiny.inputs, key=jax.random.key(1))
-  decoder.Decoder(dataclasses.replace(tiny.model), STEPS)(tiny.params, tiny.inputs)
-  assert decoder._decode._cache_size() == compiled
+  generator.Generator(dataclasses.replace(tiny.model), STEPS)(tiny.params, tiny.inputs)
+  assert generator._decode._cache_size() == compiled
 
 
 @one_kind
 @pytest.mark.parametrize('rule', [sampling.Greedy(), sampling.Sampling(0.7, 5, 0.9, 2)])
 def test_decoding_lowers_for_tpu_and_gpu(tiny, rule):
   prompts = jnp.zeros((7, 3), jnp.int32)
-  keys = decoder.row_keys(jax.random.key(0), jnp.arange(7))
-  run = functools.partial(decoder.decode, tiny.model, max_decode_steps=8, sampling=rule)
+  keys = generator.row_keys(jax.random.key(0), jnp.arange(7))
+  run = functools.partial(generator.decode, tiny.model, max_decode_steps=8, sampling=rule)
   exported = jax.export.export(
     jax.jit(lambda params, inputs: run(params, inputs, prompts=prompts, keys=keys)),
     platforms=['tpu', 'cuda'],
@@ -289,7 +289,7 @@ def test_decoding_lowers_for_tpu_and_gpu(tiny, rule):
 @one_kind
 def test_bfloat16_decodes(tiny):
   config = dataclasses.replace(tiny.model.config, dtype='bfloat16')
-  decoded = decoder.Decoder(type(tiny.model)(config), 3)(tiny.params, tiny.inputs)
+  decoded = generator.Generator(type(tiny.model)(config), 3)(tiny.params, tiny.inputs)
   assert decoded.log_prob.dtype == jnp.float32
   assert np.isfinite(decoded.log_prob).all()
 
@@ -297,8 +297,8 @@ def test_bfloat16_decodes(tiny):
 @one_kind
 def test_cache_bytes_counts_the_arrays(tiny):
   config = tiny.model.config
-  own = cache.empty_cache(config, 7, 11)
+  self_kv = cache.empty_cache(config, 7, 11)
   prepare = functools.partial(step.prepare_source, tiny.model)
   source = jax.eval_shape(prepare, tiny.params, tiny.inputs[:7, :5])
-  held = [array.size * array.dtype.itemsize for array in jax.tree.leaves((own, source.cross))]
+  held = [array.size * array.dtype.itemsize for array in jax.tree.leaves((self_kv, source.cross))]
   assert cache.cache_bytes(config, 7, 11, 5) == sum(held)

@@ -34,7 +34,7 @@ def decode(
 ):
   """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
 
-  A bfloat16 model needs `compiler_options=ROUNDING` there for the equalities that `Decoder` has.
+  A bfloat16 model needs `compiler_options=ROUNDING` there for the equalities that `Generator` has.
 
   Args:
     model: a `calm.models.t5.T5`.
@@ -67,16 +67,16 @@ def decode(
   length = prompt_length + max_decode_steps
   cache = caches.empty_cache(model.config, batch_size, length)
   if prompt_length:
-    decoder = steps.prepare_layers(model, params, source, first_column, length)
-    cache = steps.prefill(decoder, inputs[:, :-1], cache)
+    stack = steps.prepare_layers(model, params, source, first_column, length)
+    cache = steps.prefill(stack, inputs[:, :-1], cache)
 
   times = choose.num_samples
   rows = (source, cache, first_column, inputs[:, -1], done, given)
   source, cache, first_column, first_token, done, given = caches.repeat_rows(rows, times)
   if keys is not None:
     keys = _sample_keys(keys, times)
-  decoder = steps.prepare_layers(model, params, source, first_column, length)
-  step, cache = _start(rule, fill)(decoder, cache, prompt_length)
+  stack = steps.prepare_layers(model, params, source, first_column, length)
+  step, cache = _start(rule, fill)(stack, cache, prompt_length)
   generated = loop.generate(
     step,
     choose,
@@ -112,7 +112,7 @@ _decode_bfloat16 = _jit(compiler_options=ROUNDING)
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoder:
+class Generator:
   """Decodes batches with one model and one way of choosing; compiled once per shape.
 
   Decoders of equal settings share what they compiled; temperature, top_k and top_p are not part

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from calm.decoding import decoder, likely_words
+from calm.decoding import generator, shortlist
 from calm.exits import confidence, rules
 
 VOCAB, DIM, ROWS = 10, 4, 3  # Three blocks, the last of two words.
 RNG = np.random.default_rng(2)
 KERNEL = RNG.normal(size=(DIM, VOCAB)).astype(np.float32)
 HIDDEN = RNG.normal(size=(2, ROWS, DIM)).astype(np.float32)
-NEEDS = ('likely_logits',)
+NEEDS = ('shortlist_logits',)
 HEAD = types.SimpleNamespace(
   vocab_size=VOCAB,
   head=lambda hidden: hidden @ KERNEL,
@@ -28,8 +28,8 @@ one_kind = pytest.mark.parametrize('tiny', ['t5_1_1'], indirect=True)
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
   """Two of three blocks of four words are likely; the tiny model's vocabulary has ten blocks."""
-  monkeypatch.setattr(likely_words, 'BLOCK', 4)
-  monkeypatch.setattr(likely_words, 'NUM_BLOCKS', 2)
+  monkeypatch.setattr(shortlist, 'BLOCK', 4)
+  monkeypatch.setattr(shortlist, 'NUM_BLOCKS', 2)
 
 
 def evidence(hidden):
@@ -41,21 +41,21 @@ def evidence(hidden):
 def look(hidden, rows, prediction):
   """The prediction after one more layer."""
   seen = evidence(hidden)
-  return likely_words.look(HEAD, NEEDS, seen, jnp.asarray(rows), prediction)[1]
+  return shortlist.look(HEAD, NEEDS, seen, jnp.asarray(rows), prediction)[1]
 
 
 @pytest.fixture(params=[1, 99], ids=['whole_head', 'own_blocks'])
 def nothing(request, monkeypatch):
   """What a step begins with, for many rows (who share one head) and for few."""
-  monkeypatch.setattr(likely_words, '_MANY_ROWS', request.param)
-  return likely_words.nothing(HEAD, NEEDS, ROWS)
+  monkeypatch.setattr(shortlist, '_MANY_ROWS', request.param)
+  return shortlist.nothing(HEAD, NEEDS, ROWS)
 
 
 def assert_blocks_of(logits, expected, words):
   """The head's logits for `words` of each row, and -inf for all others."""
-  for row, wanted, own in zip(np.asarray(logits), expected, words, strict=True):
-    others = sorted(set(range(VOCAB)) - set(own))
-    np.testing.assert_allclose(row[own], wanted[own], rtol=1e-5)
+  for row, wanted, self_kv in zip(np.asarray(logits), expected, words, strict=True):
+    others = sorted(set(range(VOCAB)) - set(self_kv))
+    np.testing.assert_allclose(row[self_kv], wanted[self_kv], rtol=1e-5)
     assert np.isneginf(row[others]).all()
 
 
@@ -89,7 +89,7 @@ def test_a_row_chooses_its_words_at_the_layer_that_first_asks_for_it(nothing):
 def test_rows_of_which_no_layer_was_sure_take_the_whole_head(nothing):
   prediction = look(HIDDEN[0], [True] * ROWS, nothing)
   undecided = jnp.array([False, True, False])
-  logits, num_logits = likely_words.predict(HEAD, HIDDEN[1], undecided, prediction)
+  logits, num_logits = shortlist.predict(HEAD, HIDDEN[1], undecided, prediction)
   np.testing.assert_allclose(logits[1], HIDDEN[1][1] @ KERNEL, rtol=1e-5)
   assert np.isneginf(np.asarray(logits)[[0, 2]]).any(-1).all()
   np.testing.assert_array_equal(num_logits, [VOCAB, 2 * VOCAB, VOCAB])
@@ -98,14 +98,16 @@ def test_rows_of_which_no_layer_was_sure_take_the_whole_head(nothing):
 def test_likely_words_hold_the_likeliest_of_the_first_layer(nothing):
   # NUM_BLOCKS blocks of largest logits hold the NUM_BLOCKS likeliest words.
   prediction = look(HIDDEN[0], [True] * ROWS, nothing)
-  best = np.argsort(HIDDEN[0] @ KERNEL, -1)[:, -likely_words.NUM_BLOCKS :]
+  best = np.argsort(HIDDEN[0] @ KERNEL, -1)[:, -shortlist.NUM_BLOCKS :]
   assert np.isfinite(np.take_along_axis(np.asarray(prediction.logits), best, -1)).all()
 
 
 @one_kind
-@pytest.mark.parametrize('measure', [confidence.likely_margin, confidence.Gated(opens_at=0.6)])
+@pytest.mark.parametrize(
+  'measure', [confidence.shortlist_margin, confidence.Gated(gate_threshold=0.6)]
+)
 def test_a_row_is_the_same_alone_and_beside_others(tiny, measure):
-  run = jax.jit(decoder.decode, static_argnames=('model', 'max_decode_steps'))
+  run = jax.jit(generator.decode, static_argnames=('model', 'max_decode_steps'))
   rule = rules.Confident(measure, 0.5)
 
   def decode(rows):
