@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from calm.decoding import all_layers, early_exit, loop
+from calm.decoding import all_layers, compiled, early_exit, loop
 from calm.decoding import cache as caches
 from calm.decoding import sampling as samplings
 from calm.decoding import step as steps
@@ -105,7 +105,7 @@ def _start(rule, fill):
 # only at its end: a layer would compute other numbers where a branch may skip it.
 ROUNDING = {'xla_allow_excess_precision': False}
 _jit = functools.partial(
-  jax.jit, decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill')
+  compiled.jit, decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill')
 )
 _decode = _jit()
 _decode_bfloat16 = _jit(compiler_options=ROUNDING)
