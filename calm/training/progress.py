@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from calm import storage
 from calm.training.guards import writing
 
 METRICS = 'metrics.jsonl'
@@ -20,7 +20,9 @@ class Progress:
   """Reports a run's metrics; only process 0 shows and writes anything.
 
   On a terminal a bar with loss, target tokens per second and time left; elsewhere a line for each
-  report. Each report is a line of `workdir/metrics.jsonl` and a point in TensorBoard.
+  report. Each report is a line of `workdir/metrics.jsonl` and a point in TensorBoard. What these
+  hold of steps after `first_step` was reported after the checkpoint that the run goes on from, and
+  comes again: `open`, or the first report, drops it.
   """
 
   def __init__(self, workdir, num_steps, first_step=0):
@@ -37,13 +39,18 @@ class Progress:
     )
     self._workdir = workdir
     self._started, self._first_step = time.monotonic(), first_step
-    if self._writes:
-      # Brings TensorFlow with it, hence not at the top.
-      import tensorboard.summary
+    with writing(workdir):
+      self._kept = _lines_until(Path(workdir, METRICS), first_step) if self._writes else b''
 
-      with writing(workdir):
-        self._file = _open_from(Path(workdir, METRICS), first_step)
-        self._tensorboard = tensorboard.summary.Writer(str(workdir))
+  def open(self):
+    """Begins to write; until then the workdir stays as it is."""
+    if not self._writes or self._file is not None:
+      return
+    with writing(self._workdir):
+      path = Path(self._workdir, METRICS)
+      storage.write_bytes(path, self._kept)
+      self._file = path.open('a', encoding='utf-8')
+      self._tensorboard = _Events(self._workdir, self._first_step)
 
   def advance(self, step):
     """Shows that `step` steps are done."""
@@ -53,6 +60,7 @@ class Progress:
     """Records `metrics`, a dict of numbers, as those of `step`; all are on disk on return."""
     if not self._writes:
       return
+    self.open()
     with writing(self._workdir):
       self._file.write(json.dumps({'step': step, **metrics}) + '\n')
       self._file.flush()
@@ -74,10 +82,10 @@ class Progress:
   def close(self):
     """Ends the bar and writes out what is left."""
     self._bar.close()
-    if self._writes:
-      with writing(self._workdir):
-        self._file.close()
-        self._tensorboard.close()
+    with writing(self._workdir):
+      for opened in (self._file, self._tensorboard):
+        if opened is not None:
+          opened.close()
 
   def _time_left(self, step):
     done = max(step - self._first_step, 1)
@@ -148,20 +156,40 @@ UNWEIGHTED = ('weight', 'gradient_norm', 'learning_rate')
 SHOWN = ('loss', 'accuracy', 'validation_loss', 'tokens_per_second')
 
 
-def _open_from(path, first_step):
-  """Opens `path` to append, without what it holds of steps after `first_step`.
+class _Events:
+  """TensorBoard's events of a run that goes on after `first_step`."""
 
-  They were reported after the checkpoint that the run goes on from, and come again.
-  """
+  def __init__(self, workdir, first_step):
+    # Brings TensorFlow with it, hence not at the top.
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.plugins.scalar import summary_v2
+    from tensorboard.summary.writer import event_file_writer
+
+    self._event, self._summary = event_pb2.Event, summary_v2.scalar_pb
+    self._writer = event_file_writer.EventFileWriter(str(workdir))
+    self.close = self._writer.close
+    # Has TensorBoard forget what earlier files say of this step and later ones.
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(first_step + 1, session_log=start)
+
+  def add_scalar(self, name, value, step):
+    self._add(step, summary=self._summary(name, value))
+
+  def _add(self, step, **content):
+    self._writer.add_event(self._event(wall_time=time.time(), step=step, **content))
+
+
+def _lines_until(path, last_step):
+  """The lines of a metrics file of steps up to `last_step`, as they are; damaged ones left out."""
+  try:
+    lines = path.read_bytes().split(b'\n')
+  except FileNotFoundError:
+    return b''
   kept = []
-  if path.exists():
-    for line in path.read_text(encoding='utf-8').splitlines():
-      try:
-        if json.loads(line)['step'] <= first_step:
-          kept.append(line + '\n')
-      except (ValueError, KeyError, TypeError):
-        continue  # Cut off by whatever ended the run.
-  temporary = path.with_name(f'{path.name}.{os.getpid()}')
-  temporary.write_text(''.join(kept), encoding='utf-8')
-  temporary.replace(path)
-  return path.open('a', encoding='utf-8')
+  for line in lines:
+    try:
+      if json.loads(line)['step'] <= last_step:
+        kept.append(line + b'\n')
+    except (ValueError, KeyError, TypeError, RecursionError):
+      continue  # Cut off by whatever ended the run, or damaged.
+  return b''.join(kept)

@@ -3,7 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import event_accumulator, plugin_event_accumulator
 
 from calm.training import progress
 
@@ -45,6 +45,37 @@ def test_lines_after_the_checkpoint_and_broken_ones_come_again(tmp_path):
     file.write('[1]\n{"step": 8, "lo')
   _report(tmp_path, 6, 8, first_step=5)
   assert [line['step'] for line in _lines(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_damaged_lines_are_left_out_and_others_stay_byte_for_byte(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  good = [b'{"step":1,  "loss": 1.0}\n', b'{"loss": NaN, "step": 2}\n']
+  bad = [b'\xff\x00{"step": 1}\n', b'null\n', b'{"step": "1"}\n', b'[' * 100_000 + b'\n', b'\n']
+  path.write_bytes(b''.join([good[0], *bad, good[1], b'{"step": 2']))
+  progress.Progress(tmp_path, 10, 2).open()
+  assert path.read_bytes() == b''.join(good)
+
+
+def test_nothing_is_written_before_it_is_opened(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 9}\n')
+  shown = progress.Progress(tmp_path, 10, 2)
+  shown.say('Going on.')
+  shown.close()
+  assert list(tmp_path.iterdir()) == [path]
+  assert path.read_text() == '{"step": 9}\n'
+
+
+@pytest.mark.parametrize(('first_step', 'kept'), [(0, []), (3, [2]), (4, [2, 4]), (9, [2, 4, 6])])
+def test_tensorboard_forgets_the_steps_that_come_again(tmp_path, first_step, kept):
+  _report(tmp_path, 2, 4, 6)
+  (written,) = tmp_path.glob('events.*')
+  written.rename(tmp_path / 'events.out.tfevents.1')  # Read first, as what is a second older.
+  _report(tmp_path, 10, first_step=first_step)
+  events = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+  for name in ('loss', 'accuracy'):
+    assert [point.step for point in events.Tensors(name)] == [*kept, 10]
+  assert [line['step'] for line in _lines(tmp_path)] == [*kept, 10]
 
 
 def test_lines_of_a_run_without_a_checkpoint_are_dropped(tmp_path):
