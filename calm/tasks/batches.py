@@ -14,6 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from calm import storage
 from calm.tasks import features, registered, text
 from calm.tasks.tokenization import RaggedArray, checked, pad_rows, tokenise
 
@@ -122,7 +123,18 @@ def stream(
     )
   else:
     rows = rows.map(lambda row: _row_of_one(row, lengths))
-  return BatchIterator(rows.batch(batch_size, drop_remainder=True), make_features, shard, shards)
+  settings = {
+    'examples': sum(len(_Rows(columns)) for columns, _ in drawn),
+    'data': _digest([columns for columns, _ in drawn]),
+    'seed': seed,
+    'pack': pack,
+    **{f'{name}_length': length for name, length in lengths.items()},
+    'batch_size': batch_size,
+  }
+  if len(drawn) > 1:
+    settings['rates'] = [float(rate) for _, rate in drawn]
+  batches = rows.batch(batch_size, drop_remainder=True)
+  return BatchIterator(batches, make_features, shard, shards, settings=settings)
 
 
 class BatchIterator:
@@ -130,6 +142,9 @@ class BatchIterator:
 
   Every host packs the same batches and takes its own rows, so that the state is the same on all and
   fits any number of hosts.
+
+  `settings` is what batches and states depend on, as JSON takes it: a state of other settings does
+  not fit.
   """
 
   def __init__(
@@ -138,7 +153,10 @@ class BatchIterator:
     make_features: MakeFeatures,
     shard_index: int = 0,
     num_shards: int = 1,
+    *,
+    settings: Mapping[str, Any],
   ):
+    self.settings = dict(settings)
     self._iterator = iter(dataset)
     self._make_features = make_features
     self._shard_index, self._num_shards = shard_index, num_shards
@@ -195,6 +213,17 @@ def _tokenised(task, split, lengths, truncate, vocab_size):
   if not any(rows.values()):
     raise ValueError(text.has_no('examples', task, split))
   return {name: RaggedArray.from_rows(column) for name, column in rows.items()}
+
+
+def _digest(drawn: Sequence[Columns]) -> str:
+  """A short hexadecimal digest of all tokens and of where each example ends."""
+  parts = (
+    storage.checksum(part.tobytes())
+    for columns in drawn
+    for _, column in sorted(columns.items())
+    for part in (column.values, column.offsets)
+  )
+  return storage.checksum(''.join(parts).encode())
 
 
 def _row_of_one(columns, lengths):

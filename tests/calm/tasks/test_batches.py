@@ -198,6 +198,36 @@ def test_rows_that_do_not_divide_among_hosts_are_an_error(translation):
       stream(translation(), size, shard=(0, 2))
 
 
+@pytest.mark.parametrize(
+  ('changes', 'differ'),
+  [
+    ({'seed': 1}, {'seed'}),
+    ({'pack': False}, {'pack'}),
+    ({'inputs_length': 37}, {'inputs_length'}),
+    ({'targets_length': 37}, {'targets_length'}),
+    ({'batch_size': 8}, {'batch_size'}),
+    ({'split': 'validation'}, {'examples', 'data'}),
+    ({'inputs_length': 9, 'truncate': True}, {'inputs_length', 'data'}),
+    ({'shard': (1, 2)}, set()),
+    ({'truncate': True}, set()),
+    ({'vocab_size': 1000}, set()),
+  ],
+)
+def test_settings_are_what_decides_the_batches_and_nothing_else(translation, changes, differ):
+  one = stream(translation()).settings
+  other = stream(translation(), **changes).settings
+  assert json.loads(json.dumps(one)) == one
+  assert {name for name in one if one[name] != other[name]} == differ
+
+
+def test_data_are_the_same_by_their_tokens(translation):
+  def data(*targets):
+    return stream(translation([{'en': 'x', 'fr': fr} for fr in targets])).settings['data']
+
+  assert data('un', 'deux') == data('un', 'deux')
+  assert len({data('un', 'deux'), data('deux', 'un'), data('und', 'eux'), data('un')}) == 4
+
+
 def test_without_shards_a_single_process_gets_it_all(translation):
   task = translation()
   iterator = batches.train_batches(task, batch_size=4, **LENGTHS)
