@@ -1,27 +1,31 @@
 """Checkpoints of a run: state and progress, saved by Orbax while training goes on.
 
 `workdir/checkpoints/<step>/` holds `state` (step, parameters, optimizer) and `progress` (JSON:
-where the data stands, training time). A checkpoint that cannot be read is reported, set aside
-under another name, and the one before it used; if none can be, all stay where they are.
+where the data stands, training time), with a digest of each file beside them. Only what has been
+found readable gets its name, and only then an older one is deleted. A checkpoint that cannot be
+read, or is not what was written, is reported and the one before it used; a run that goes on then
+sets it aside under another name. If none can be read, all stay where they are.
 """
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import re
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from calm import storage
 from calm.models import parameters, pretrained
-from calm.training.guards import reason, writing
+from calm.training import digests
+from calm.training.guards import all_processes, reason, writing
 
 FOLDER = 'checkpoints'
+_UNCHECKED = f'{{}} has no {digests.FILE}, as of earlier versions: it is read unchecked.'
 
 
 class CheckpointError(ValueError):
@@ -50,6 +54,7 @@ class Checkpoints:
       self._folder.mkdir(parents=True, exist_ok=True)
     self._keep = keep
     self._manager = None
+    self._unreadable: list[int] = []
     self._hushed = contextlib.ExitStack()
 
   @property
@@ -58,7 +63,10 @@ class Checkpoints:
     if self._manager is None:
       self._hushed.enter_context(_quiet())
       options = ocp.CheckpointManagerOptions(
-        max_to_keep=self._keep, enable_async_checkpointing=True, create=True
+        max_to_keep=self._keep,
+        enable_async_checkpointing=True,
+        create=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
       )
       self._manager = ocp.CheckpointManager(
         self._folder, options=options, item_names=('state', 'progress')
@@ -74,14 +82,18 @@ class Checkpoints:
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
     )
+    self.wait()
+    arrays = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    self._saving = step, arrays, progress
     with writing(self._folder):
       self.manager.save(step, args=items, force=True)
 
-  def restore(self, abstract_state):
-    """Reads the newest checkpoint that can be read.
+  def restore(self, abstract_state, check=lambda progress: None):
+    """Reads the newest checkpoint that can be read; changes nothing.
 
     Args:
       abstract_state: shapes, types and shardings of what is to be restored.
+      check: raises ValueError for progress that cannot be; such a checkpoint is not readable.
 
     Returns:
       (state, progress), or None if there is no checkpoint at all.
@@ -93,22 +105,32 @@ class Checkpoints:
     failures: dict[int, str] = {}
     for step in reversed(steps(self._folder.parent)):
       try:
-        restored, error = self._read(step, abstract_state), None
+        restored, error = self._read(step, abstract_state, check), None
       except CheckpointError:
         raise
       except Exception as caught:  # Orbax and TensorStore raise many kinds for unreadable files.
         restored, error = None, caught
-      if _all_processes(error is None):
-        self._set_aside(failures)
+      if all_processes(error is None):
+        self._unreadable = list(failures)
         return restored
       why = reason(error) if error else 'another process cannot read it'
       failures[step] = f'{self._folder / str(step)} cannot be read: {why}'
       if jax.process_index() == 0:
-        print(f'{failures[step]}; trying the one before.', file=sys.stderr)
+        storage.warn(f'{failures[step]}; trying the one before.')
     if failures:
       listed = '\n  '.join(failures.values())
       raise CheckpointError(f'Move these away to start anew; all are damaged:\n  {listed}')
     return None
+
+  def set_aside(self):
+    """Renames the checkpoints that `restore` found unreadable: an older one takes their place."""
+    unreadable, self._unreadable = self._unreadable, []
+    if jax.process_index() != 0:
+      return
+    for step in unreadable:
+      names = (self._folder / f'unreadable-{step}-{number}' for number in itertools.count())
+      with writing(self._folder):
+        os.replace(self._folder / str(step), next(name for name in names if not name.exists()))
 
   def wait(self):
     """Returns once all that was saved is on disk."""
@@ -123,47 +145,58 @@ class Checkpoints:
       with self._hushed, writing(self._folder):
         manager.close()
 
-  def _read(self, step, abstract_state):
+  def _read(self, step, abstract_state, check):
     folder = self._folder / str(step)
+    checked = jax.process_index() != 0 or digests.verify(folder)
     # Each process reads for itself: one that fails must not leave the others waiting in Orbax.
-    alone = ocp.options.MultiprocessingOptions(
-      primary_host=jax.process_index(), active_processes={jax.process_index()}
-    )
+    alone = _this_process()
     with _quiet(), ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-      metadata = checkpointer.metadata(folder / 'state').item_metadata
-      if metadata is None:
-        raise FileNotFoundError('its metadata is lost or damaged')
-      check_fit(abstract_state, metadata.tree, folder)
+      check_fit(abstract_state, _arrays(checkpointer, folder), folder)
       state = checkpointer.restore(folder / 'state', abstract_state)
     handler = ocp.JsonCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
       progress = checkpointer.restore(folder / 'progress')
+    check(progress)
+    if not checked:
+      storage.warn(_UNCHECKED.format(folder))
     return state, progress
 
-  def _set_aside(self, unreadable):
-    """Renames checkpoints that an older one takes the place of."""
+  def _seal(self):
+    """Reads what has been written, and adds the digests; if that fails it never gets its name.
+
+    Orbax calls this in each process once all is written, before the folder is renamed.
+    """
     if jax.process_index() != 0:
       return
-    for step in unreadable:
-      names = (self._folder / f'unreadable-{step}-{number}' for number in itertools.count())
-      with writing(self._folder):
-        os.replace(self._folder / str(step), next(name for name in names if not name.exists()))
+    step, arrays, progress = self._saving
+    (folder,) = (path for path in self._folder.iterdir() if path.name.startswith(f'{step}.'))
+    try:
+      with ocp.StandardCheckpointer(multiprocessing_options=_this_process()) as checkpointer:
+        check_fit(arrays, _arrays(checkpointer, folder), folder)
+      saved = json.loads((folder / 'progress' / 'metadata').read_bytes())
+    except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
+      raise CheckpointError(f'checkpoint {step} cannot be read back: {reason(error)}') from error
+    if json.dumps(saved) != json.dumps(progress):
+      raise CheckpointError(f'the progress of checkpoint {step} is read back as another')
+    digests.write(folder)
 
 
 def restore_params(workdir, model=None, step=None, fresh=None, seed=0):
-  """Parameters of a run's checkpoint, the newest by default, as numpy arrays.
+  """Parameters of a run's checkpoint, the newest readable one by default, as numpy arrays.
+
+  A newer one that cannot be read is reported and left as it is.
 
   Args:
     workdir: folder of the run.
     model: if given, the network whose parameters they must be.
-    step: a certain checkpoint.
+    step: a certain checkpoint, and no other.
     fresh: a pattern, as 'exit_classifier/'. Parameters in whose '/'-joined path it is found begin
       as they do in a new `model`, whether or not the checkpoint has them.
     seed: of these.
 
   Raises:
     FileNotFoundError: there is no such checkpoint; the message lists those that are there.
-    CheckpointError: it cannot be read, or does not fit the model.
+    CheckpointError: none can be read, or it does not fit the model.
     ValueError: `fresh` is found in no parameter of the model, or there is no model.
   """
   if fresh and model is None:
@@ -174,16 +207,7 @@ def restore_params(workdir, model=None, step=None, fresh=None, seed=0):
     wanted = 'checkpoint' if step is None else f'checkpoint {step}'
     listed = f'there are {present}' if present else 'train first'
     raise FileNotFoundError(f'No {wanted} in {Path(workdir, FOLDER)}; {listed}.')
-  folder = Path(workdir).absolute() / FOLDER / str(present[-1] if step is None else step)
-  try:
-    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      found = checkpointer.metadata(folder / 'state').item_metadata.tree['params']
-      item = {'params': jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)}
-      how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-      arguments = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
-      params = checkpointer.restore(folder / 'state', args=arguments)['params']
-  except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
-    raise CheckpointError(f'{folder} cannot be read: {reason(error)}') from error
+  folder, params = _newest_params(workdir) if step is None else _params(workdir, step)
   if begun:
     flat = parameters.flatten(params)
     kept = {name: flat[name] for name in flat if not re.search(fresh, name)}
@@ -192,6 +216,52 @@ def restore_params(workdir, model=None, step=None, fresh=None, seed=0):
     expected = jax.eval_shape(model.init_params, jax.random.key(0))
     check_fit(expected, params, folder)
   return params
+
+
+def _newest_params(workdir):
+  """(folder, parameters) of the newest checkpoint that can be read."""
+  failures: dict[int, str] = {}
+  # Listed anew each time: a run that is going on may have put others in their place.
+  while untried := [step for step in steps(workdir) if step not in failures]:
+    try:
+      return _params(workdir, untried[-1])
+    except CheckpointError as error:
+      failures[untried[-1]] = str(error)
+      if len(untried) > 1:
+        storage.warn(f'{error}; taking the one before.')
+  raise CheckpointError('\n  '.join(failures.values()))
+
+
+def _params(workdir, step):
+  """(folder, parameters) of a checkpoint."""
+  folder = Path(workdir).absolute() / FOLDER / str(step)
+  try:
+    checked = digests.verify(folder)
+    with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      found = _arrays(checkpointer, folder)['params']
+      item = {'params': jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)}
+      how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+      arguments = ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True)
+      params = checkpointer.restore(folder / 'state', args=arguments)['params']
+  except Exception as error:  # Orbax and TensorStore raise many kinds for unreadable files.
+    raise CheckpointError(f'{folder} cannot be read: {reason(error)}') from error
+  if not checked:
+    storage.warn(_UNCHECKED.format(folder))
+  return folder, params
+
+
+def _arrays(checkpointer, folder):
+  """Shapes and types of a checkpoint's arrays, each of which is opened."""
+  metadata = checkpointer.metadata(folder / 'state').item_metadata
+  if metadata is None:
+    raise FileNotFoundError('its metadata is lost or damaged')
+  return metadata.tree
+
+
+def _this_process():
+  """Has Orbax wait for no other process."""
+  index = jax.process_index()
+  return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
 def initial_params(directory, model, step=None, fresh=None, seed=0):
@@ -240,12 +310,6 @@ def _shapes(tree):
     for path, leaf in leaves
     if hasattr(leaf, 'shape')
   }
-
-
-def _all_processes(succeeded):
-  if jax.process_count() == 1:
-    return succeeded
-  return bool(multihost_utils.process_allgather(np.array(succeeded)).all())
 
 
 @contextlib.contextmanager

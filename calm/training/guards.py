@@ -4,14 +4,20 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import os
 import re
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from calm import storage
+
+LOCK = '.train.lock'
 
 
 class NonFiniteError(FloatingPointError):
@@ -40,6 +46,48 @@ def writing(path):
       f'{path} cannot be written: {reason(error)}. Make room there, or give another --workdir; the '
       'same command goes on from the newest checkpoint.'
     ) from error
+
+
+def make_workdir(workdir):
+  """Makes the folder of a run.
+
+  Raises:
+    WorkdirError: it cannot be made, or checkpoints could not be found again in it.
+  """
+  patterns = sorted(set('*?[\\') & set(os.path.abspath(workdir)))
+  if patterns:
+    raise WorkdirError(
+      f'{workdir} cannot be a workdir: {" ".join(patterns)} in the name of a folder is taken for a '
+      'pattern when checkpoints are saved. Give another --workdir.'
+    )
+  with writing(workdir):
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def alone(workdir):
+  """Keeps others from training in `workdir` while the block runs; process 0 holds the lock.
+
+  Raises:
+    BusyError: another run is at work there; so in all processes of this one.
+  """
+  with contextlib.ExitStack() as stack:
+    error = None
+    if jax.process_index() == 0:
+      try:
+        stack.enter_context(storage.lock(Path(workdir, LOCK), str(workdir)))
+      except OSError as caught:
+        error = caught
+    if not all_processes(error is None):
+      raise error or storage.BusyError(f'{workdir} cannot be locked; process 0 says why.')
+    yield
+
+
+def all_processes(succeeded):
+  """Whether all processes of the run succeeded; each says whether it did, and waits for all."""
+  if jax.process_count() == 1:
+    return succeeded
+  return bool(multihost_utils.process_allgather(np.array(succeeded)).all())
 
 
 def fingerprint(batch):

@@ -7,15 +7,16 @@ and started again is the run that was not.
 
 import collections
 import contextlib
+import math
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import jax
 from jax.experimental import multihost_utils
 
-from calm.training import sharding
+from calm.training import resuming, sharding
 from calm.training.checkpoints import Checkpoints
-from calm.training.guards import PendingSteps, Signals, writing
+from calm.training.guards import PendingSteps, Signals, alone, make_workdir
 from calm.training.progress import Meter, Progress
 from calm.training.step import Trainer
 
@@ -38,15 +39,21 @@ def train(
   steps_per_validation=500,
   keep_checkpoints=2,
   stop_after_seconds=None,
+  accepted: Callable[[], None] | None = None,
 ):
   """Trains for `num_steps` steps in all, going on from the newest checkpoint in `workdir`.
+
+  One run at a time works in a workdir. Until nothing is left that could refuse this one, what the
+  workdir holds stays as it is. If the stream's `settings` are not those of the run so far, it goes
+  on with a new epoch from the stream's beginning, and says what has changed.
 
   Args:
     workdir: folder for checkpoints, metrics.jsonl and TensorBoard events, one for all processes.
     objective: a `calm.training.losses.Objective`.
     optimizer: a `calm.training.optimizers.Optimizer`.
     batches: an endless iterator of this process's rows, dicts of numpy arrays, with
-      `get_state()` and `set_state(state)`; states are JSON and the same in all processes.
+      `get_state()` and `set_state(state)`; states are JSON and the same in all processes. It may
+      have `settings`, a dict in JSON of what its states depend on.
     initial_params: parameters to begin with instead of fresh ones, or a function that reads them
       and is called only where there is no checkpoint to go on from.
     validation_batches: an iterator like `batches`; its first `num_validation_batches` are scored
@@ -57,6 +64,8 @@ def train(
     keep_checkpoints: how many of the newest stay.
     stop_after_seconds: save and return when this run, its earlier parts included, has trained
       that long.
+    accepted: called in process 0, once, before the first step or whatever else changes the workdir;
+      not at all if there is nothing to do.
 
   Returns:
     (params, metrics of the last report).
@@ -65,61 +74,73 @@ def train(
     NonFiniteError: a loss or gradient is NaN or infinite; names step, batch and checkpoint.
     KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
     WorkdirError: the workdir cannot be written, as when the disk is full.
+    BusyError: another process trains in the workdir; names it.
     CheckpointError: checkpoints that do not fit, or of which none can be read.
     ValueError: settings that cannot be.
   """
-  positive = {
-    'num_steps': num_steps,
-    'steps_per_report': steps_per_report,
-    'steps_per_checkpoint': steps_per_checkpoint,
-    'steps_per_validation': steps_per_validation,
-  }
-  for name, value in positive.items():
-    if value < 1:
-      raise ValueError(f'{name} must be at least 1, not {value}.')
-  with writing(workdir):
-    Path(workdir).mkdir(parents=True, exist_ok=True)
-  trainer = Trainer(
-    objective,
-    optimizer,
-    mesh=sharding.make_mesh(model_parallelism),
+  _check_settings(
+    stop_after_seconds,
+    num_steps=num_steps,
+    num_validation_batches=num_validation_batches,
     num_microbatches=num_microbatches,
-    seed=seed,
+    steps_per_report=steps_per_report,
+    steps_per_checkpoint=steps_per_checkpoint,
+    steps_per_validation=steps_per_validation,
+    keep_checkpoints=keep_checkpoints,
   )
-  checkpoints = Checkpoints(workdir, keep_checkpoints)
-  restored = checkpoints.restore(trainer.abstract_state)
-  meter = Meter()
-  if restored is None:
-    given = initial_params() if callable(initial_params) else initial_params
-    state, seconds_before = trainer.init(given), 0.0
-  else:
-    state, saved = restored
-    batches.set_state(saved['data'])
-    meter.set_state(saved.get('meter', {}))
-    seconds_before = saved['seconds']
-  step = int(state.step)
-  saved_step = step if restored is not None else None
-  progress = Progress(workdir, num_steps, step)
-  if step:
-    goes_on = 'Going on from' if step < num_steps else 'Nothing to do:'
-    progress.say(f'{goes_on} step {step} of {num_steps} in {workdir}.')
-  validation = None
-  if validation_batches is not None:
-    validation = [next(validation_batches) for _ in range(num_validation_batches)]
-  steps = PendingSteps(workdir)
-  started = time.monotonic()
-  last_report: dict[str, float] = {}
+  make_workdir(workdir)
+  with contextlib.ExitStack() as resources:
+    resources.enter_context(alone(workdir))
+    trainer = Trainer(
+      objective,
+      optimizer,
+      mesh=sharding.make_mesh(model_parallelism),
+      num_microbatches=num_microbatches,
+      seed=seed,
+    )
+    checkpoints = resources.enter_context(
+      contextlib.closing(Checkpoints(workdir, keep_checkpoints))
+    )
+    restored = checkpoints.restore(trainer.abstract_state, resuming.check)
+    meter = Meter()
+    new_epoch = None
+    if restored is None:
+      given = initial_params() if callable(initial_params) else initial_params
+      state, seconds_before = trainer.init(given), 0.0
+    else:
+      state, saved = restored
+      new_epoch = resuming.find_place(batches, saved)
+      meter.set_state(saved.get('meter', {}))
+      seconds_before = saved['seconds']
+    step = first_step = int(state.step)
+    saved_step = step if restored is not None else None
+    progress = resources.enter_context(contextlib.closing(Progress(workdir, num_steps, step)))
+    if step:
+      goes_on = 'Going on from' if step < num_steps else 'Nothing to do:'
+      progress.say(f'{goes_on} step {step} of {num_steps} in {workdir}.')
+    if new_epoch and step < num_steps:
+      progress.say(f'The stream of examples is another, so a new epoch begins: {new_epoch}.')
+    validation = None
+    if validation_batches is not None:
+      validation = [next(validation_batches) for _ in range(num_validation_batches)]
+    steps = PendingSteps(workdir)
+    started = time.monotonic()
+    last_report: dict[str, float] = {}
 
-  def seconds():
-    return seconds_before + time.monotonic() - started
+    def begin():
+      if accepted is not None and jax.process_index() == 0:
+        accepted()
+      checkpoints.set_aside()
+      progress.open()
 
-  def save():
-    steps.check_all()
-    # Where the data and the report stand is JSON, saved with the state it belongs to.
-    standing = {'data': batches.get_state(), 'meter': meter.get_state(), 'seconds': seconds()}
-    checkpoints.save(step, state, standing)
+    def seconds():
+      return seconds_before + time.monotonic() - started
 
-  with contextlib.closing(checkpoints), contextlib.closing(progress):
+    def save():
+      steps.check_all()
+      standing = resuming.standing(batches, meter.get_state(), seconds())
+      checkpoints.save(step, state, standing)
+
     with Signals() as signals:
       meter.restart_clock()
       while step < num_steps and not signals.stop(step):
@@ -127,7 +148,11 @@ def train(
           progress.say(f'Stopping at step {step}: {seconds():.0f} s of training.')
           break
         batch = next(batches)
-        state, metrics = trainer.step(state, trainer.place(batch), trainer.key)
+        placed = trainer.place(batch)
+        if step == first_step:
+          trainer.check(state, placed, validation)
+          begin()
+        state, metrics = trainer.step(state, placed, trainer.key)
         step += 1
         steps.add(step, metrics, batch, saved_step)
         meter.add(metrics)
@@ -146,10 +171,23 @@ def train(
           save()
           saved_step = step
       if step != saved_step:
+        if step == first_step:
+          begin()
         save()
       checkpoints.wait()
     signals.leave(step, progress)
   return state.params, last_report
+
+
+def _check_settings(stop_after_seconds, **whole_numbers):
+  """Raises ValueError for a setting that cannot be."""
+  for name, value in whole_numbers.items():
+    if not value >= 1:
+      raise ValueError(f'{name} must be at least 1, not {value}.')
+    if value % 1:
+      raise ValueError(f'{name} must be a whole number, not {value}.')
+  if stop_after_seconds is not None and math.isnan(stop_after_seconds):
+    raise ValueError('stop_after_seconds must be a number, not NaN.')
 
 
 def evaluate_loss(trainer, params, batches):

@@ -98,6 +98,21 @@ class Trainer:
     """Puts this process's rows of a batch of numpy arrays where `step` and `sums` take them."""
     return sharding.place_batch(self.mesh, batch, self._num_microbatches)
 
+  def check(self, state, batch, validation=None):
+    """Raises whatever the first step and validation would for settings or batches that cannot be.
+
+    Args:
+      state: of the first step.
+      batch: its batch, from `place`.
+      validation: the batches to be validated on, not placed; None if there are none.
+    """
+    rate = float(self._optimizer.learning_rate(int(state.step)))
+    if not np.isfinite(rate):
+      raise ValueError(f'The learning rate after {int(state.step)} steps is {rate}.')
+    self.step.eval_shape(state, batch, self.key)
+    for held in validation or ():
+      self.sums.eval_shape(state.params, self.place(held))
+
   def init(self, params=None):
     """State at step 0, made on the devices it belongs on; `params` take the place of fresh ones."""
     if params is not None:

@@ -1,0 +1,84 @@
+"""Where a run stands besides its arrays, as JSON that is saved with them.
+
+A stream's place means something only on the same stream. What a stream depends on it says itself,
+in `settings`; it is saved with the place, and a run that goes on with other settings begins an
+epoch of the new stream, and says so: other examples, lengths, packing or batch sizes are all
+reasonable to go on with, but half an epoch of one is no half of the other's.
+"""
+
+import math
+
+from calm.training.guards import all_processes, reason
+
+
+def standing(batches, meter, seconds):
+  """What a checkpoint keeps of a run.
+
+  Args:
+    batches: the stream: its place, and its `settings` if it has any.
+    meter: the state of the report under way.
+    seconds: of training so far.
+  """
+  settings = _settings(batches)
+  return {'data': batches.get_state(), 'stream': settings, 'meter': meter, 'seconds': seconds}
+
+
+def check(saved):
+  """Raises ValueError, with what is wrong, unless `saved` is what `standing` made."""
+  if not isinstance(saved, dict):
+    raise ValueError('its progress is no JSON object')
+  meter, seconds = saved.get('meter', {}), saved.get('seconds', -1)
+  right = {
+    'data': 'data' in saved,
+    'stream': isinstance(saved.get('stream', {}), dict),
+    'meter': isinstance(meter, dict)
+    and all(map(_is_number, meter.values()))
+    and (not meter or {'weight', 'steps'} <= meter.keys()),
+    'seconds': _is_number(seconds) and 0 <= seconds < math.inf,
+  }
+  for name, is_right in right.items():
+    if not is_right:
+      raise ValueError(f'its progress cannot have {name} {str(saved.get(name))[:80]}')
+
+
+def find_place(batches, saved):
+  """Moves a stream to where it stood in a run, if it is the run's stream, in all processes alike.
+
+  Args:
+    batches: the stream, at its beginning.
+    saved: of `standing`; from a checkpoint of an earlier version without the stream's settings.
+
+  Returns:
+    None, or why the stream stays at its beginning, in a line.
+  """
+  beginning = batches.get_state()
+  changes = _changes(saved.get('stream', {}), _settings(batches))
+  if not changes:
+    try:
+      batches.set_state(saved['data'])
+    except Exception as error:  # Of whatever kind a stream raises for what is not its own.
+      kind = type(error).__name__
+      changes = [f'the saved place is none of this stream ({kind}: {reason(error)})']
+  if all_processes(not changes):
+    return None
+  batches.set_state(beginning)
+  return ', '.join(changes) or 'another process reads another stream'
+
+
+def _changes(before, now):
+  """What differs between two settings, of what both know, in words."""
+  different = [name for name in before if name in now and before[name] != now[name]]
+  return [
+    'the tokens of the examples are others'
+    if name == 'data'
+    else f'{name} was {before[name]} and is {now[name]}'
+    for name in different
+  ]
+
+
+def _settings(batches):
+  return dict(getattr(batches, 'settings', {}))
+
+
+def _is_number(value):
+  return isinstance(value, int | float) and not isinstance(value, bool)
