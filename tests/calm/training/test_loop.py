@@ -1,11 +1,14 @@
+import math
+import shutil
 import time
 
 import jax
 import numpy as np
 import pytest
 
+from calm import storage
 from calm.models import t5
-from calm.training import checkpoints, losses, optimizers
+from calm.training import checkpoints, guards, losses, optimizers
 
 
 class Slow:
@@ -123,3 +126,126 @@ def test_the_seed_decides_the_run(tmp_path, run, curve, uninterrupted):
   run(tmp_path / 'other', num_steps=2, seed=1)
   assert curve(tmp_path / 'same') == uninterrupted[:1]
   assert curve(tmp_path / 'other')[0]['loss'] != uninterrupted[0]['loss']
+
+
+def _files(workdir):
+  """Content of each file of a workdir, but of the lock."""
+  paths = (path for path in workdir.rglob('*') if path.is_file() and path.name != guards.LOCK)
+  return {str(path.relative_to(workdir)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope='module')
+def half(tmp_path_factory, run):
+  """A workdir where a run was killed: behind its last report, its newest checkpoint damaged."""
+  workdir = tmp_path_factory.mktemp('half')
+  run(workdir, num_steps=8)
+  (workdir / 'config.gin').write_text('what the run was told')
+  (workdir / 'checkpoints' / '8' / 'progress' / 'metadata').write_text('{')
+  return workdir
+
+
+@pytest.fixture
+def halfway(half, tmp_path):
+  """A copy of `half`."""
+  return shutil.copytree(half, tmp_path / 'run')
+
+
+class Lacking:
+  """A stream of batches without one of their arrays."""
+
+  def __init__(self, stream, name):
+    self._stream, self._name = stream, name
+    self.get_state, self.set_state = stream.get_state, stream.set_state
+
+  def __next__(self):
+    return {name: value for name, value in next(self._stream).items() if name != self._name}
+
+
+REFUSED = {
+  'steps that are no number': lambda stream, network: {'num_steps': math.nan},
+  'half a step': lambda stream, network: {'steps_per_report': 2.5},
+  'seconds that are no number': lambda stream, network: {'stop_after_seconds': math.nan},
+  'no checkpoint kept': lambda stream, network: {'keep_checkpoints': 0},
+  'rows that cannot be cut': lambda stream, network: {'num_microbatches': 3},
+  'devices that are not there': lambda stream, network: {'model_parallelism': 1000},
+  'a learning rate that is none': lambda stream, network: {'optimizer': optimizers.adamw(math.nan)},
+  'another model': lambda stream, network: {'objective': network(hidden_dim=9)},
+  'other batches': lambda stream, network: {'batches': Lacking(stream, 'encoder_input_tokens')},
+  'another validation': lambda stream, network: {
+    'validation_batches': Lacking(stream, 'decoder_loss_weights')
+  },
+}
+
+
+@pytest.mark.parametrize('why', REFUSED)
+def test_a_run_that_is_refused_leaves_everything_as_it_was(halfway, run, stream, network, why):
+  before, accepted = _files(halfway), []
+  changes = {'accepted': lambda: accepted.append(1), **REFUSED[why](stream, network)}
+  with pytest.raises((ValueError, KeyError)):
+    run(halfway, **changes)
+  assert _files(halfway) == before
+  assert accepted == []
+
+
+def test_a_run_is_accepted_once_before_it_changes_anything(halfway, run, curve, uninterrupted):
+  before, found = _files(halfway), []
+  run(halfway, accepted=lambda: found.append(_files(halfway)))
+  assert found == [before]
+  assert (halfway / 'checkpoints' / 'unreadable-8-0').is_dir()
+  assert curve(halfway) == uninterrupted
+  run(halfway, accepted=lambda: found.append('nothing to do'))
+  assert found == [before]
+
+
+def test_what_accepting_raises_ends_the_run_with_nothing_written(halfway, run):
+  before = _files(halfway)
+
+  def full():
+    raise OSError('no room')
+
+  with pytest.raises(OSError, match='no room'):
+    run(halfway, accepted=full)
+  assert _files(halfway) == before
+
+
+def test_one_run_at_a_time_is_in_a_workdir_and_others_may_read_it(
+  tmp_path, run, curve, stream, uninterrupted
+):
+  refused = []
+
+  class Nosy(type(stream)):
+    def __next__(self):
+      if self.number == 5:
+        with pytest.raises(storage.BusyError, match=f'{tmp_path} is in use .*pid') as error:
+          run(tmp_path)
+        refused.append(error)
+        while not checkpoints.steps(tmp_path):
+          time.sleep(0.01)
+        checkpoints.restore_params(tmp_path)
+      return super().__next__()
+
+  run(tmp_path, batches=Nosy())
+  assert len(refused) == 1
+  assert curve(tmp_path) == uninterrupted
+  run(tmp_path)  # The lock is gone with the run.
+
+
+def test_a_run_on_another_stream_begins_a_new_epoch_and_goes_on_with_it(
+  tmp_path, run, stream, capsys
+):
+  def batches(batch_size):
+    made = type(stream)(num_rows=batch_size)
+    made.settings = {'seed': 0, 'batch_size': batch_size}
+    return made
+
+  told = 'so a new epoch begins: batch_size was 8 and is 4.'
+  run(tmp_path, num_steps=4, batches=batches(8))
+  assert 'new epoch' not in capsys.readouterr().err
+  other = batches(4)
+  run(tmp_path, num_steps=7, batches=other)
+  assert told in capsys.readouterr().err
+  assert other.number == 3
+  again = batches(4)
+  run(tmp_path, num_steps=9, batches=again)
+  assert 'new epoch' not in capsys.readouterr().err
+  assert again.number == 5
