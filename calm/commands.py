@@ -37,7 +37,9 @@ class Command:
   details: str = ''
   options: tuple[Option, ...] = ()
   shared: bool = False  # Whether several processes can run it together.
-  begins_run: bool = False  # Whether it keeps its configuration in the workdir, for the others.
+  # Whether it keeps its configuration in the workdir, for the others. Then its function takes
+  # `accepted`, which one process calls once nothing can refuse the work any more.
+  begins_run: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,14 +157,22 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
   module, name = command.function.split(':')
   function = gin.get_configurable(getattr(importlib.import_module(module), name))
   workdir = configuration.macro('WORKDIR')
-  records = command.begins_run and workdir and processes.is_first()
-  if records:
-    base = configuration.macro('BASE_WORKDIR')
-    if base and Path(base).resolve() == Path(workdir).resolve():
-      raise ValueError(f'{workdir} is BASE_WORKDIR: give this run a --workdir of its own.')
-    configuration.save(workdir)
-  result = function()
-  if records:
+  return _begin(function, workdir) if command.begins_run and workdir else function()
+
+
+def _begin(function, workdir):
+  """Calls a function that begins a run; the configuration is kept as soon as that is accepted."""
+  base = configuration.macro('BASE_WORKDIR')
+  if base and Path(base).resolve() == Path(workdir).resolve():
+    raise ValueError(f'{workdir} is BASE_WORKDIR: give this run a --workdir of its own.')
+  text, begun = configuration.to_save(), []
+
+  def accepted():
+    configuration.save(workdir, text)
+    begun.append(workdir)
+
+  result = function(accepted=accepted)
+  if begun:
     configuration.save_operative(workdir)
   return result
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from calm import fingerprints, t5x_names
+from calm import fingerprints, storage, t5x_names
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -238,10 +238,10 @@ def macro(name):
     return None
 
 
-def save(workdir):
-  """Writes everything gin was told to `workdir`/config.gin, for the commands that come later.
+def to_save():
+  """Everything gin was told, as the text of a config.
 
-  Paths become absolute, so that these find the same files wherever they are called.
+  Paths become absolute, so that commands that read it find the same files wherever they are called.
   """
   import gin
 
@@ -250,18 +250,19 @@ def save(workdir):
       value = macro(name)
       if isinstance(value, str) and value and '://' not in value:
         gin.bind_parameter(f'{name}/macro.value', os.path.abspath(value))
-  folder = Path(workdir)
-  folder.mkdir(parents=True, exist_ok=True)
-  temporary = folder / f'config.gin.{os.getpid()}'
-  temporary.write_text(gin.config_str(), encoding='utf-8')
-  temporary.replace(folder / 'config.gin')
+  return gin.config_str()
+
+
+def save(workdir, text):
+  """Writes what `to_save` gave to `workdir`/config.gin, for the commands that come later."""
+  storage.write_text(Path(workdir, 'config.gin'), text)
 
 
 def save_operative(workdir):
   """Writes the parameters that were really used to `workdir`/operative_config.gin."""
   import gin
 
-  Path(workdir, 'operative_config.gin').write_text(gin.operative_config_str(), encoding='utf-8')
+  storage.write_text(Path(workdir, 'operative_config.gin'), gin.operative_config_str())
 
 
 def brief(error):

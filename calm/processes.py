@@ -73,10 +73,3 @@ def _check(coordinator_address, process_count, process_index):
 def _refuse(count, shared):
   if count > 1 and not shared:
     raise ValueError(f'This command runs in one process, not in {count}: start it once, alone.')
-
-
-def is_first():
-  """Whether this process is the one that writes; one alone is."""
-  import jax
-
-  return jax.process_index() == 0

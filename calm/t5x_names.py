@@ -17,8 +17,8 @@ RENAMED: dict[str, str | dict[str, str]] = {
 
 # Names of which there is something else here, unless a config reads them.
 ANSWERED = {
-  'MIXTURE_OR_TASK_NAME': 'include gin/tasks/public.gin and set TASK_NAME, or gin/tasks/files.gin',
-  'MIXTURE_OR_TASK_MODULE': 'write `import MODULE` in a config',
+  'MIXTURE_OR_TASK_NAME': 'include gin/tasks/registered.gin or public.gin, and set TASK_NAME',
+  'MIXTURE_OR_TASK_MODULE': 'include gin/tasks/registered.gin, and set TASK_MODULES',
   'MIXTURE_OR_TASK_SPLIT': 'set EVALUATION_SPLIT, or DECODE_SPLIT for what is decoded',
   'USE_CACHED_TASKS': 'leave it out, tasks are read as they are',
   'DROPOUT_RATE': 'include gin/models/t5.gin, or set t5.T5Config.dropout_rate',

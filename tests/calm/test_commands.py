@@ -11,11 +11,13 @@ from calm import commands, configuration
 from calm.commands import Command, Option
 
 WORK = """
-def begin(answer, workdir):
+def begin(answer, workdir, accepted=None):
   '''Does what it is told.'''
   print('answer', answer)
   if answer == 'refuse':
     raise ValueError('refused')
+  if answer != 'nothing to do':
+    accepted()
   if answer == 'stop':
     raise KeyboardInterrupt
   return answer
@@ -109,6 +111,23 @@ def test_a_command_reads_what_the_run_was_begun_with(capsys):
   assert call('look', '--workdir=run') == 0
   assert call('look', '--workdir=run', '--answer=eight') == 0
   assert capsys.readouterr().out == 'answer 7\nsaw 7\nsaw eight\n'
+
+
+@pytest.mark.parametrize(('answer', 'code'), [('refuse', 1), ('nothing to do', 0)])
+def test_a_run_that_is_not_accepted_keeps_the_configuration_it_had(folder, answer, code):
+  assert begin('--gin.ANSWER=7') == 0
+  before = {path.name: path.read_bytes() for path in (folder / 'run').iterdir()}
+  assert before.keys() == {'config.gin', 'operative_config.gin'}
+  assert begin(f'--gin.ANSWER={answer}') == code
+  assert {path.name: path.read_bytes() for path in (folder / 'run').iterdir()} == before
+  assert begin(f'--gin.ANSWER={answer}', '--workdir=new') == code
+  assert not (folder / 'new').exists()
+
+
+def test_a_run_that_is_accepted_keeps_its_configuration_however_it_ends(folder, capsys):
+  assert begin('--gin.ANSWER=stop') == 130
+  assert call('look', '--workdir=run') == 0
+  assert capsys.readouterr().out == 'answer stop\nsaw stop\n'
 
 
 def test_an_error_is_one_line_and_its_exit_code_is_1(capsys):

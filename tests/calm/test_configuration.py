@@ -197,7 +197,7 @@ def test_what_libraries_print_when_loaded_is_dropped_unless_asked_for(folder, ca
 def test_a_saved_config_says_the_same(folder):
   long = 'a text that is longer than a line of a saved config, with {fields} and "quotes" ' * 3
   parse('--gin.WIDTH=7', f'--gin.INDENT={long}')
-  configuration.save('run')
+  configuration.save('run', configuration.to_save())
   text = gin.config_str()
   parse(files=['run/config.gin'])
   assert gin.config_str() == text
@@ -208,7 +208,7 @@ def test_a_saved_config_says_the_same(folder):
 def test_a_saved_path_is_found_from_everywhere(folder, monkeypatch):
   for value in ('notes.txt', '../notes-*.txt', 'gs://bucket/notes.txt', '/notes.txt', 'None'):
     parse('--gin.INDENT=dent', f'--gin.NOTES_FILE={value}')
-    configuration.save('run')
+    configuration.save('run', configuration.to_save())
     monkeypatch.chdir('/')
     parse(files=[f'{folder}/run/config.gin'])
     absolute = {

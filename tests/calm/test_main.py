@@ -113,6 +113,29 @@ def test_the_same_command_on_a_finished_run_does_nothing(workdir, capfd):
   assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.parametrize(
+  ('setting', 'complaint'),
+  [
+    ('VOCAB_SIZE=65', 'CheckpointError'),
+    ('t5.T5Config.emb_dim=24', 'CheckpointError'),
+    ('loop.train.steps_per_report=0', 'steps_per_report must be at least 1'),
+    ('INPUTS_LENGTH=2', 'INPUTS_LENGTH is 2'),
+    ('NUM_STEPS=4', None),  # There is nothing to do.
+  ],
+)
+def test_a_run_that_does_not_go_on_keeps_what_is_in_its_workdir(
+  workdir, setting, complaint, capsys
+):
+  def content():
+    return {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+
+  before = content()
+  arguments = [f'--workdir={workdir}', '--gin.NUM_STEPS=6', f'--gin.{setting}']
+  assert main.main(['train', *TINY, *arguments]) == bool(complaint)
+  assert (complaint or 'Nothing to do') in capsys.readouterr().err
+  assert content() == before
+
+
 def test_a_saved_run_is_evaluated_from_anywhere_by_its_workdir(workdir, capsys):
   assert main.main(['evaluate', f'--workdir={workdir}']) == 0
   printed = json.loads(capsys.readouterr().out)

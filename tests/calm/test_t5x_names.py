@@ -99,7 +99,7 @@ def test_a_name_without_effect_is_answered(folder, name, mend, where):
 
 def test_the_answer_comes_before_what_is_missing(folder):
   (folder / 'open.gin').write_text(CONFIG.replace('None', '%TASK_NAME'))
-  with pytest.raises(ValueError, match=r'include gin/tasks/public\.gin and set TASK_NAME'):
+  with pytest.raises(ValueError, match=r'include gin/tasks/registered\.gin or .* set TASK_NAME'):
     parse('MIXTURE_OR_TASK_NAME=squad', files=['open.gin'])
 
 
