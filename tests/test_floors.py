@@ -21,10 +21,11 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 # Rooms that see less than all that is above them.
 SEES = {'evaluation': 3}
+PACKAGES = ('calm', 'sweet', 'elang')
 CONFIGURES = {'configuration', 'commands', 'main'}
 FILES = sorted(
   path.relative_to(ROOT)
-  for package in ('calm', 'sweet', 'elang')
+  for package in PACKAGES
   for path in (ROOT / package).rglob('*.py')
   if path.name != '__init__.py'
 )
@@ -32,9 +33,11 @@ FILES = sorted(
 
 def room_of(names):
   """The room of a module, as ('calm', 'decoding', 'loop'), or None if it is not ours."""
-  if names[-1] == 'main' or (names[0] != 'calm' and names[0] in FLOOR_OF):
-    return 'main' if names[-1] == 'main' else names[0]
-  return names[1] if names[0] == 'calm' and len(names) > 1 else None
+  if names[0] not in PACKAGES or len(names) == 1:
+    return None
+  if names[1] == 'main':
+    return 'main'
+  return names[1] if names[0] == 'calm' else names[0]
 
 
 def imported(path):
