@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from calm import fingerprints, storage, t5x_names
+from calm import earlier_names, fingerprints, storage, t5x_names
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -133,7 +133,7 @@ def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True):
       bindings = [reader.translate(binding) for binding in bindings]
       _bind(bindings)
       text = gin.config_str()
-      macros = reader.found.union(re.findall(r'^(\w+) =', text, re.MULTILINE))
+      macros = reader.found.union(_set_in(text)) - reader.ours
       t5x_names.check(macros, _read_in(text), macro)
       gin.finalize()
   except ValueError as error:
@@ -166,20 +166,33 @@ def bound_arguments(function):
 
 
 class _Reader:
-  """Opens configs for gin, in our names; `found` are the names of T5X that were set in them."""
+  """Opens configs for gin, in our names.
+
+  `found` are the names of T5X that were set in them, `ours` the macros that shipped building blocks
+  set: these mean here what they say there.
+  """
 
   def __init__(self):
     self.found = set()
+    self.ours = set()
 
   def open(self, path):
-    file = io.StringIO(self.translate(Path(path).read_text(encoding='utf-8')))
+    source = Path(path).read_text(encoding='utf-8')
+    if Path(path).resolve().is_relative_to(shipped_root() / 'gin'):
+      self.ours |= _set_in(source)
+    file = io.StringIO(self.translate(source))
     file.name = path  # For gin's messages.
     return file
 
   def translate(self, source):
-    source, found = t5x_names.translate(source)
+    source, found = t5x_names.translate(earlier_names.translate(source))
     self.found |= found
     return source
+
+
+def _set_in(text):
+  """Names of the macros that a config sets."""
+  return set(re.findall(r'^(\w+) =', text, re.MULTILINE))
 
 
 def _read_in(text):

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 import gin
 from calm import configuration
 from calm.evaluation.split import read_split
+from calm.exits import confidence
 from calm.models import pretrained, t5
 from calm.training import loop, losses
 
@@ -225,6 +226,21 @@ def test_the_configuration_that_an_older_version_saved_is_understood(stages):
   configuration.parse(['configs/quickstart.gin'], ["WORKDIR = 'run'"], [], {})
   today = gin.get_configurable(t5.T5)().config
   assert saved == dataclasses.replace(today, exit_classifier='exit_classifier' in stages)
+
+
+def test_the_commands_of_an_older_run_are_those_of_today_with_its_macros(tmp_path):
+  source = OLD_RUN.read_text().replace('MIN_EXIT = 1', 'MIN_EXIT = 2')
+  config = tmp_path / 'config.gin'
+  config.write_text(source)
+  configuration.parse([str(config)], ["WORKDIR = 'run'"], [], {})
+  operative = gin.config_str()
+  assert 'calibrate.calibrate.predictor = %PREDICTOR' in operative
+  assert 'MIN_EXIT = 2' in operative
+  assert value_of('GATE_THRESHOLD') == 0.9
+  assert gin.get_configurable(confidence.Gated)().gate_threshold == 0.9
+  assert value_of('DISSIMILARITY').__name__ == 'exact_match'
+  for gone in ('corpus', 'calibrating', 'evaluation.evaluate', 'decoder.Decoder', 'OPENS_AT'):
+    assert gone not in operative
 
 
 def test_records_are_kept_for_configs_over_files_only():

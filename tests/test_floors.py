@@ -9,7 +9,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the top down. Rooms that share a floor do not see each other.
 FLOORS = (
-  ('storage', 'sources', 'fingerprints', 't5x_names', 'configuration', 'processes', 'commands'),
+  (
+    'storage',
+    'sources',
+    'fingerprints',
+    't5x_names',
+    'earlier_names',
+    'configuration',
+    'processes',
+    'commands',
+  ),
   ('models', 'tasks'),
   ('exits', 'calibration'),
   ('decoding', 'training'),
