@@ -1,15 +1,21 @@
 """How tests compile: in a hurry, unless their module asks for `optimized`."""
 
 import contextlib
+import os
 
 import jax
 import pytest
+from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
 
+# Before anything compiles, and for the processes that tests start, too: emitting fusions by way of
+# MLIR is half of what it takes to compile small programs.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
 QUICK = {
   'jax_disable_most_optimizations': True,  # LLVM's; XLA's are as ever.
   'jax_persistent_cache_min_compile_time_secs': 0.1,
 }
+USUAL = {'jax_disable_most_optimizations': False, 'jax_enable_compilation_cache': False}
 
 
 @contextlib.contextmanager
@@ -29,9 +35,11 @@ def _settings(values):
 
 @pytest.fixture(scope='session', autouse=True)
 def _quick_compilation(tmp_path_factory):
-  """Compiles with few optimizations, and each program once."""
-  folder = str(tmp_path_factory.mktemp('compiled'))
-  with _settings(QUICK | {'jax_compilation_cache_dir': folder}):
+  """Compiles with few optimizations, and each program once, whichever of the workers needs it."""
+  folder = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    folder = folder.parent
+  with _settings(QUICK | {'jax_compilation_cache_dir': str(folder / 'compiled')}):
     yield
 
 
@@ -39,6 +47,13 @@ def _quick_compilation(tmp_path_factory):
 def optimized():
   """Compiles as users do, and everything anew."""
   jax.clear_caches()
-  with _settings({'jax_disable_most_optimizations': False, 'jax_enable_compilation_cache': False}):
+  get_options = compiler.get_compile_options
+
+  def usual_options(*args, env_options_overrides=None, **kwargs):
+    overrides = {'xla_cpu_use_fusion_emitters': True} | (env_options_overrides or {})
+    return get_options(*args, env_options_overrides=overrides, **kwargs)
+
+  with _settings(USUAL), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(compiler, 'get_compile_options', usual_options)
     yield
   jax.clear_caches()

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import jax
@@ -14,7 +15,7 @@ from calm.training import checkpoints, sharding
 def eight(start, tmp_path_factory):
   """What meshes.py says of its cases, and the workdir of the run it begins on eight devices."""
   workdir = tmp_path_factory.mktemp('eight')
-  flags = '--xla_force_host_platform_device_count=8'
+  flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=8'
   out, errors = start(workdir, script='meshes.py', XLA_FLAGS=flags).communicate()
   assert out, errors
   return json.loads(out.splitlines()[-1]), workdir
