@@ -57,11 +57,11 @@ setuptools.setup(
     'tqdm',
   ],
   extras_require={
-    'test': ['pytest'],
-    'parity': ['pytest', 'torch', 'transformers'],
+    'test': ['pytest', 'pytest-xdist'],
+    'parity': ['pytest', 'pytest-xdist', 'torch', 'transformers'],
     # T5X is not on the package index: the extra installs it from its repository.
     't5x': ['t5x @ git+https://github.com/google-research/t5x'],
-    'dev': ['pytest', 'ruff', 'mypy', 'pre-commit'],
+    'dev': ['pytest', 'pytest-xdist', 'ruff', 'mypy', 'pre-commit'],
   },
   entry_points={'console_scripts': [f'{name} = {name}.main:main' for name in PROGRAMS]},
 )

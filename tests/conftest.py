@@ -1,6 +1,7 @@
 """How tests compile: in a hurry, unless their module asks for `optimized`."""
 
 import contextlib
+import gc
 import os
 
 import jax
@@ -16,6 +17,11 @@ QUICK = {
   'jax_persistent_cache_min_compile_time_secs': 0.1,
 }
 USUAL = {'jax_disable_most_optimizations': False, 'jax_enable_compilation_cache': False}
+
+
+def pytest_collection_finish():
+  """Spares the garbage collector all that the libraries made when they were imported."""
+  gc.freeze()
 
 
 @contextlib.contextmanager

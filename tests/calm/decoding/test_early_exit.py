@@ -124,7 +124,7 @@ def test_a_fixed_layer_is_the_model_of_so_many_layers(tiny, layer):
 @pytest.mark.parametrize('name', MEASURES)
 def test_lowering_the_threshold_never_makes_the_first_exit_later(exiting, name):
   measure, _ = MEASURES[name]
-  values = np.linspace(1, 0, 7)
+  values = np.linspace(1, 0, 7).tolist()  # Of the same type as above: the same program.
   first = np.stack([decode(exiting, Confident(measure, v)).exit_layer[:, 0] for v in values])
   assert (np.diff(first, axis=0) <= 0).all()
   if isinstance(measure, confidence.Gated):  # Its gate compares states, from layer 2 on.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -16,6 +17,9 @@ from jax.sharding import PartitionSpec
 
 from calm.models import t5
 from calm.training import loop, losses, optimizers
+
+if __name__ == 'conftest':  # In a process that a test starts TensorBoard needs no TensorFlow.
+  sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf')
 
 CONFIG = t5.T5Config(19, 8, 2, 3, 11, 1, 3, dropout_rate=0.1)
 
