@@ -7,6 +7,7 @@ timed and scored, too.
 
 import csv
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,12 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
   return '\n'.join(line.rstrip() for line in lines)
 
 
+def decimals(value: float, least: int) -> int:
+  """How many decimals show a value: `least`, or two digits of one that would look like zero."""
+  small = 0 < abs(value) < 10**-least
+  return 1 - math.floor(math.log10(abs(value))) if small else least
+
+
 def _cell(row, name):
   value = row.get(name)
   if name == 'threshold' and value is None and row['kind'] == 'calibrated':
@@ -282,6 +289,6 @@ def _cell(row, name):
   if not isinstance(value, float):
     return str(value)
   deviation = row.get(f'{name}_std')
-  digits = 3 if name in ('loss', 'textual', 'risk') else 2
+  digits = decimals(value, 3 if name in ('loss', 'textual', 'risk') else 2)
   text = f'{value:g}' if name in ('threshold', 'delta') else f'{value:.{digits}f}'
   return text if deviation is None else f'{text} ± {deviation:.{digits}f}'

@@ -59,7 +59,7 @@ def tradeoff(rows: Sequence[Row], quality: str, costs: Mapping[str, str]) -> Fig
   cost, axis = next(iter(costs.items()))
   figure, (axes,) = _axes(1, (7.2, 4.4))
   static = sorted((row for row in rows if row['kind'] == 'static'), key=lambda row: row[cost])
-  _line(axes, static, cost, quality, label='static depth', color=_QUIET, marker='s', ls='--')
+  _line(axes, static, cost, quality, label='static', color=_QUIET, marker='s', ls='--')
   measures = [row for row in rows if row['kind'] == 'measure']
   _lines(axes, measures, cost, quality)
   for row in rows:
@@ -67,7 +67,8 @@ def tradeoff(rows: Sequence[Row], quality: str, costs: Mapping[str, str]) -> Fig
       style = {'marker': '*', 'ms': 13, 'ls': '', 'mfc': 'none', 'zorder': 5}
       _line(axes, [row], cost, quality, label='oracle', color=_INK, **style)
   axes.set(xlabel=axis, ylabel=label(quality))
-  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  if static and all(float(row[cost]).is_integer() for row in static):  # Layers, but not seconds.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   axes.legend()
   return figure
 

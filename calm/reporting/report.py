@@ -1,45 +1,47 @@
-"""`calm report`: decodes what is missing, and writes figures, their numbers and a page of them."""
+"""The report of a comparison: figures, their numbers, and a page of them."""
 
 import html
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from calm import storage
 from calm.calibration import testing
-from calm.reporting import agreement, curves, efficiency, examples, figures, page, sensitivity
+from calm.reporting import curves, efficiency, figures, page
 from calm.reporting.comparison import Comparison
-from calm.reporting.study import Study
 
 PAGE = 'report.html'
 
 
+class Chapter(Protocol):
+  """What a page says of systems of one kind, beside what it says of all."""
+
+  def __call__(
+    self, study: Any, show: 'Writer', table: Sequence[dict[str, Any]]
+  ) -> list[page.Section]:
+    """Sections about a comparison, whose table is that of `efficiency.trials`."""
+
+
 def report(
-  study: Study,
+  study: Comparison,
   settings: efficiency.TrialSettings | None = None,
   *,
+  title: str = 'Quality and cost',
   quality: str | None = None,
-  taus: Sequence[float] = (1.0, 4.0),
-  positions: Sequence[int] = (0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64),
-  num_perturbed: int = 100,
-  rank: int = 10,
+  chapters: Sequence[Chapter] = (),
 ) -> Path:
-  """Writes `workdir`/report/report.html, one PNG and CSV per figure, and returns the page's path.
+  """Writes `folder`/report/report.html, one PNG and CSV per figure, and returns the page's path.
 
-  Where a measure looks at a shortlist, agreement.csv holds it to the same over all words.
-
-  Follows the figures and the table of https://arxiv.org/abs/2207.07061. What `calm calibrate`,
-  `calm trials` or an interrupted call have decoded is taken as it is.
+  Follows Fig. 3 and Table 2 of https://arxiv.org/abs/2207.07061. What `calm calibrate`,
+  `calm trials` or an interrupted call have predicted is taken as it is.
 
   Args:
     study: what is compared.
     settings: of the table; a table that `calm trials` has written is shown as it is.
+    title: of the page; task and split follow.
     quality: the metric of Fig. 3, by its name in the task's; their first one by default.
-    taus: how fast thresholds decay in Fig. 2b and 2c.
-    positions: where a token is perturbed in Fig. 2a, from 0.
-    num_perturbed: examples that are perturbed, from the first on.
-    rank: of the token that takes the likeliest one's place.
+    chapters: what follows figure and table, as `calm.reporting.chapters_calm` has it.
 
   Raises:
     ValueError: the task has no metric, or none of that name, or too few examples for a tolerance.
@@ -52,37 +54,27 @@ def report(
   if quality not in [*metrics, 'similarity']:
     raise ValueError(f'quality: {quality!r} is none of {", ".join([*metrics, "similarity"])}.')
   with efficiency.lock(study):
-    return _write(study, settings, quality, taus, positions, num_perturbed, rank)
+    return _write(study, settings, title, quality, chapters)
 
 
-def _write(study: Study, settings, quality, taus, positions, num_perturbed, rank) -> Path:
+def _write(study: Comparison, settings, title, quality, chapters) -> Path:
   folder = Path(study.folder, efficiency.FOLDER)
   efficiency.keep_earlier(folder, efficiency.settings_of(study, settings))
   show = Writer(folder)
-  say('quality against layers')
+  say('quality against cost')
   tradeoff = curves.tradeoff(study)
   say('efficiency by tolerance')
   table = efficiency.read(study, settings) or efficiency.make(study, settings)
-  say('shortlists')
-  compared = _agreement(study, folder, table)
-  say('decaying thresholds')
-  decaying = _decay(study, show, taus)
-  say('wrong tokens')
-  rows = sensitivity.sensitivity(study, positions, num_examples=num_perturbed, rank=rank)
-  wrong = _sensitivity(show, rows, rank, min(num_perturbed, len(study.split.examples)))
-  say('examples')
   sections = [
     _tradeoff(study, show, tradeoff, quality),
     _efficiency(study, show, table, settings),
-    *compared,
-    decaying,
-    wrong,
-    _examples(study, table),
   ]
-  title = f'Early exits: {study.task.name}, {study.split.name}'
+  for chapter in chapters:
+    sections += chapter(study, show, table)
+  title = f'{title}: {study.split.task.name}, {study.split.name}'
   summary = _summary(study, tradeoff, quality)
   path = folder / PAGE
-  storage.write_text(path, page.page(title, summary, sections, study.num_layers))
+  storage.write_text(path, page.page(title, summary, sections))
   print(path)
   return path
 
@@ -130,13 +122,13 @@ def _summary(study: Comparison, tradeoff, quality) -> list[str]:
   return lines
 
 
-def _tradeoff(study: Comparison, show: Writer, rows, quality) -> str:
+def _tradeoff(study: Comparison, show: Writer, rows, quality) -> page.Section:
   label = next(iter(study.costs.values()))
+  oracle = '' if study.oracle is None else ' The oracle knows what the full one will say.'
   return page.section(
-    'Quality against layers',
-    'Each point is a threshold: the farther left, the fewer layers a token takes. A measure earns '
-    'its cost above the dashed line, that of models which always stop at the same depth. The '
-    'oracle knows what the last layer will say, which no decoder can.',
+    'Quality against cost',
+    'Each point is a threshold: the farther left, the cheaper. A measure earns its cost above the '
+    f'dashed line, that of systems which cost the same for all.{oracle}',
     show(
       'tradeoff',
       figures.tradeoff(rows, quality, study.costs),
@@ -146,16 +138,19 @@ def _tradeoff(study: Comparison, show: Writer, rows, quality) -> str:
   )
 
 
-def _efficiency(study: Comparison, show: Writer, rows, settings) -> str:
-  label = next(iter(study.costs.values()))
+def _efficiency(study: Comparison, show: Writer, rows, settings) -> page.Section:
+  label, *_ = study.costs.values()
+  others = [f'{figures.label(name)}: {axis}' for name, axis in study.costs.items()][1:]
+  reduced = (
+    f"Reductions are the full system's cost over these ({'; '.join(others)}). " if others else ''
+  )
   return page.section(
     'Efficiency by tolerance',
     f'Thresholds calibrated on {100 * settings.calibration_share:g} % of the examples and measured '
     f'on the others, {settings.num_trials} times: mean ± standard deviation. Loss is the mean '
     f'{testing.name_of(study.dissimilarity)} dissimilarity on the part not calibrated on; its '
     f'expectation exceeds delta in at most {100 * settings.epsilon:g} % of all calibrations. '
-    'FLOPs are those of the decoder. Threshold, metrics and speed-up are those of a calibration '
-    'on all examples.',
+    f'{reduced}Threshold, metrics and speed-up are those of a calibration on all examples.',
     show(
       efficiency.NAME,
       figures.efficiency(rows, study.costs),
@@ -164,103 +159,3 @@ def _efficiency(study: Comparison, show: Writer, rows, settings) -> str:
       folded=False,
     ),
   )
-
-
-def _agreement(study: Study, folder: Path, table) -> list[str]:
-  """A section if some measure looks at a shortlist, else none; writes agreement.csv."""
-  thresholds = {}
-  for name in study.families:
-    found = {row.get('threshold') for row in table if row['measure'] == name} - {None}
-    # The strictest, where nothing is certified.
-    thresholds[name] = sorted(found, reverse=True) or study.grid[:1]
-  rows = agreement.agreement(study, thresholds)
-  if not rows:
-    return []
-  efficiency.write_csv(folder / 'agreement.csv', rows)
-  title = 'The same rule on a shortlist and on the whole vocabulary'
-  return [
-    page.section(
-      'Shortlists',
-      'A margin among the words that were likely when it was first asked makes fewer logits than '
-      'one over the whole vocabulary. Tokens and exits are shares of the tokens whose past is the '
-      'same with both: those that are the same, and those that also stopped after the same layer.',
-      page.table(rows, title),
-    )
-  ]
-
-
-def _decay(study: Study, show: Writer, taus) -> str:
-  name, measure = next(
-    (name, measure) for name in study.families if (measure := study.measure_of(name)) is not None
-  )
-  # Fig. 2b shows one lambda: the grid's nearest to 0.8.
-  value = min(study.grid, key=lambda threshold: abs(threshold - 0.8))
-  shapes = curves.decay_shapes(value, taus, study.predictor.generator.max_decode_steps)
-  found = curves.decay_tradeoff(study, measure, taus)
-  return page.section(
-    'Decaying thresholds',
-    'A wrong token costs more the earlier it stands, so a threshold may be strict at first and '
-    f'give way later. On the left the threshold for lambda = {value:g}, on the right what '
-    f'{figures.label(name)} gives with each kind at all lambda.',
-    show(
-      'decay',
-      figures.decay(shapes, found),
-      found,
-      'Thresholds by position, and similarity against layers per token',
-    ),
-  )
-
-
-def _sensitivity(show: Writer, rows, rank, num_examples) -> str:
-  return page.section(
-    'One wrong token',
-    "At one position the token is what the first layer predicts, or the last layer's number "
-    f"{rank} in likelihood; all others are the last layer's. Of the first {num_examples} examples "
-    'those count whose text by the full model reaches the position.',
-    show(
-      'sensitivity',
-      figures.sensitivity(rows),
-      rows,
-      "Similarity to the full model's text by the position of one wrong token",
-    ),
-  )
-
-
-def _examples(study: Study, table) -> str:
-  name = study.families[0]
-  thresholds, certified = _thresholds(study, table, name)
-  shown = examples.examples(study, name, thresholds)
-  return page.section(
-    'Examples',
-    f'Colours and numbers say how many decoder layers a token took, by {figures.label(name)}. '
-    f'{certified} The examples are those at the middle, at three quarters, at nine tenths and at '
-    "the end when all are ordered by their distance D from the full model's text at threshold "
-    f'{thresholds[-1]:g}.',
-    page.legend(study.num_layers),
-    *map(page.example, shown),
-  )
-
-
-def _thresholds(study: Study, table: Sequence[dict[str, Any]], name: str):
-  """Two thresholds, descending, at which examples are shown, and a sentence on where they are from.
-
-  Those certified for textual consistency; where there are fewer than two, others of the grid.
-  """
-  certified = {
-    row['threshold']: row['delta']
-    for row in table
-    if row['objective'] == 'textual' and row['measure'] == name
-  }
-  certified.pop(None, None)
-  thresholds = sorted(certified, reverse=True)[:2]
-  others = [threshold for threshold in study.grid if threshold not in thresholds]
-  while len(thresholds) < 2 and others:
-    thresholds.append(others.pop(len(others) // 2))
-  thresholds.sort(reverse=True)
-  said = [
-    f'{threshold:g} is certified for delta = {certified[threshold]:g}'
-    if threshold in certified
-    else f'{threshold:g} is not certified'
-    for threshold in thresholds
-  ]
-  return thresholds, f'Threshold {", ".join(said)}.'

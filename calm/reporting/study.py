@@ -137,6 +137,8 @@ class Study:
         continue
       outcomes = self.outcomes_of(measure, self.thresholds.get(measure.__name__))
       found[outcomes.name] = outcomes
+    if not found:
+      raise ValueError('MEASURES has none that this model can follow: name another.')
     return found
 
   def outcomes_of(self, measure: confidence.Measure, threshold: Callable | None = None) -> Rerun:

@@ -1,5 +1,6 @@
 """Studies: of made-up outputs, whose numbers can be computed by hand, and of a tiny model."""
 
+import functools
 import json
 
 import jax
@@ -11,7 +12,7 @@ from calm.decoding.text_predictor import TextPredictor
 from calm.exits import confidence, rules
 from calm.exits.families import Family
 from calm.models import t5
-from calm.reporting import efficiency, report
+from calm.reporting import chapters_calm, efficiency, report
 from calm.reporting.study import Study
 
 # D = 2, N H = 3, F = 5, three decoder layers, a head of 259 bytes.
@@ -176,7 +177,13 @@ def make_report(speaking):
   settings = efficiency.TrialSettings(
     deltas={'textual': (0.5, 0.9)}, num_trials=3, timed_batch_sizes=(2,), num_timed=4, repeats=1
   )
-  return lambda: report.report(speaking, settings, taus=(4.0,), positions=(0, 2, 50))
+  chapters = (
+    chapters_calm.shortlists,
+    functools.partial(chapters_calm.decaying, taus=(4.0,)),
+    functools.partial(chapters_calm.wrong_tokens, positions=(0, 2, 50)),
+    chapters_calm.coloured_texts,
+  )
+  return lambda: report.report(speaking, settings, chapters=chapters)
 
 
 @pytest.fixture(scope='session')

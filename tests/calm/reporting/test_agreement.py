@@ -5,7 +5,8 @@ from pathlib import Path
 
 from calm.evaluation.outcomes import Results
 from calm.exits import confidence
-from calm.reporting import agreement, report
+from calm.reporting import agreement, chapters_calm
+from calm.reporting.report import Writer
 
 
 def results(*rows):
@@ -37,8 +38,8 @@ def test_the_report_compares_where_a_measure_looks_at_likely_words(made_up, tmp_
   study = made_up(measures=(confidence.softmax_margin, confidence.Gated()))
   row = {'kind': 'calibrated', 'measure': 'gated_shortlist_margin'}
   table = [row | {'threshold': threshold} for threshold in (0.5, None, 0.9, 0.5)]
-  (section,) = report._agreement(study, tmp_path, table)
-  assert section.count('<tr>') == 1 + 2
+  (section,) = chapters_calm.shortlists(study, Writer(tmp_path), table)
+  assert section.html.count('<tr>') == 1 + 2
   with open(tmp_path / 'agreement.csv', encoding='utf-8', newline='') as file:
     lines = list(csv.DictReader(file))
   assert [(line['measure'], line['threshold']) for line in lines] == [
@@ -51,5 +52,5 @@ def test_the_report_compares_where_a_measure_looks_at_likely_words(made_up, tmp_
 
 
 def test_measures_over_all_words_need_no_comparison(made_up, tmp_path):
-  assert report._agreement(made_up(), tmp_path, []) == []
+  assert chapters_calm.shortlists(made_up(), Writer(tmp_path), []) == []
   assert not (tmp_path / 'agreement.csv').exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from calm.reporting import figures, page
+from calm.reporting import examples, figures
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -112,5 +112,5 @@ def test_colours_are_those_of_the_scheme(reported, found, tmp_path, scheme):
   here, elsewhere = series if scheme == 'light' else series[::-1]
   assert count(here) > 200
   assert count(elsewhere) == 0
-  for background, _ in page.layer_colours(2):
+  for background, _ in examples.layer_colours(2):
     assert count(background) > 100

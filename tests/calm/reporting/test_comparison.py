@@ -1,5 +1,6 @@
 """Tables and curves read the contract alone: systems that are no T5, counted by the example."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from calm import storage
 from calm.calibration import consistency
 from calm.evaluation.outcomes import Results
-from calm.reporting import curves, efficiency, figures
+from calm.reporting import curves, efficiency, figures, page, report
 from calm.reporting.comparison import Way
 
 COSTS = {'calls': 'calls per example', 'cents': 'cents per example'}
+TASK = type('Task', (), {'name': 'questions'})
 LABELS = ['yes', 'no'] * 20
 
 
@@ -34,7 +36,7 @@ class Router:
   about = 'a small and a large model'
   oracle = None
   identity = {'made': 'up'}  # noqa: RUF012
-  split = type('Split', (), {'examples': LABELS})
+  split = type('Split', (), {'examples': LABELS, 'name': 'test', 'task': TASK})
   full = way('large', LABELS, 10)
   static = (way('small', LABELS[:-4] + ['maybe'] * 4, 1),)
 
@@ -90,6 +92,32 @@ def test_a_router_has_a_curve(router):
   assert axes.get_xlabel() == 'calls per example'
   calibrated = [row for row in efficiency.trials(router, SETTINGS) if row['kind'] == 'calibrated']
   assert figures.efficiency(calibrated, COSTS).axes[0].get_ylabel() == 'calls per example'
+
+
+def test_a_router_has_a_page(router):
+  def chapter(study, show, table):
+    return [page.section('Calls', f'{study.about}: {len(table)} rows in {show.folder.name}')]
+
+  path = report.report(router, SETTINGS, chapters=(chapter,))
+  text = path.read_text(encoding='utf-8')
+  assert '<h1>Quality and cost: questions, test</h1>' in text
+  assert 'accuracy 100.00 with 10.00 calls per example' in text
+  assert '<p>a small and a large model: 4 rows in report</p>' in text
+  assert text.count('<svg') == 2
+  assert not re.search('layer|token|decoder|FLOP|oracle', text, re.IGNORECASE)
+  assert {one.name for one in path.parent.glob('*.*')} >= {'tradeoff.png', 'efficiency.csv'}
+
+
+def test_costs_may_be_as_small_as_seconds():
+  rows = [
+    {'kind': 'static', 'series': 'static', 'seconds': seconds, 'accuracy': 90.0}
+    for seconds in (0.0012, 0.0046)
+  ]
+  (axes,) = figures.tradeoff(rows, 'accuracy', {'seconds': 'seconds per example'}).axes
+  low, high = axes.get_xlim()
+  assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 3
+  row = {'kind': 'static', 'measure': 'small', 'seconds': 0.0012}
+  assert efficiency.as_text([row]).splitlines()[1].split() == ['small', '0.0012']
 
 
 def test_what_was_made_with_other_settings_stays_and_is_told(router, capsys):

@@ -125,6 +125,11 @@ def test_a_measure_over_a_classifier_that_is_not_there_is_left_out(made_up, caps
   assert 'classifier: left out' in capsys.readouterr().err
 
 
+def test_no_measure_that_the_model_can_follow_is_an_error(made_up):
+  with pytest.raises(ValueError, match='MEASURES has none that this model can follow'):
+    efficiency.trials(made_up(measures=(confidence.classifier,)), SETTINGS)
+
+
 def test_too_few_examples_are_named_before_anything_is_decoded(made_up, tmp_path):
   settings = efficiency.TrialSettings(deltas={'textual': (0.1,)})
   with pytest.raises(ValueError, match=r'8 examples can never certify delta = 0.1'):

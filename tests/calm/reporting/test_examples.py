@@ -1,6 +1,9 @@
-"""Fig. 4: tokens as text, and which examples are shown."""
+"""Fig. 4: tokens as text, which examples are shown, and how."""
 
-from calm.reporting import examples
+import pytest
+
+from calm.reporting import examples, page
+from calm.reporting.examples import Early, Shown
 
 
 def test_pieces_are_what_each_token_adds(vocabulary):
@@ -38,3 +41,26 @@ def test_one_example_is_shown_once(made_up, make_task, tmp_path):
   study = made_up(task=make_task(folder, ['ab'] * 2, ['c'] * 2))
   shown = examples.examples(study, 'softmax_margin', (0.9,))
   assert [each.index for each in shown] == [0, 1]
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 8, 24])
+def test_tokens_can_be_read_on_every_layers_colour(num_layers):
+  colours = examples.layer_colours(num_layers)
+  assert len({background for background, _ in colours}) == num_layers
+  assert all(page.contrast(*pair) >= 4.5 for pair in colours)
+
+
+def test_more_layers_are_darker():
+  white = [page.contrast(background, '#ffffff') for background, _ in examples.layer_colours(8)]
+  assert white == sorted(white)
+
+
+def test_what_a_model_says_is_no_markup():
+  early = Early(0.5, (('<b>', 1), ('', 2), (' & co', 3)), 0.25, -0.5, 2.0)
+  shown = Shown(7, 0.5, '<script>', ('a<b',), 'x & y', (early,))
+  text = examples.as_html(shown)
+  assert '<script>' not in text
+  assert '<dt>Input</dt><dd>&lt;script&gt;</dd>' in text
+  assert '<span class="token layer-1" title="1 layer">&lt;b&gt;<sub>1</sub></span>' in text
+  assert '>&middot;<sub>2</sub>' in text
+  assert 'Threshold 0.5: 2.00 layers per token, D = 0.25, R early - R full = -0.50' in text

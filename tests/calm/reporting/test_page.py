@@ -5,19 +5,6 @@ import itertools
 import pytest
 
 from calm.reporting import figures, page
-from calm.reporting.examples import Early, Shown
-
-
-@pytest.mark.parametrize('num_layers', [1, 2, 8, 24])
-def test_tokens_can_be_read_on_every_layers_colour(num_layers):
-  colours = page.layer_colours(num_layers)
-  assert len({background for background, _ in colours}) == num_layers
-  assert all(page.contrast(*pair) >= 4.5 for pair in colours)
-
-
-def test_more_layers_are_darker():
-  white = [page.contrast(background, '#ffffff') for background, _ in page.layer_colours(8)]
-  assert white == sorted(white)
 
 
 @pytest.mark.parametrize(('scheme', 'paper'), [(0, '#ffffff'), (1, '#17181a')])
@@ -32,17 +19,6 @@ def test_contrast_is_wcags():
   assert page.contrast('#777777', '#ffffff') == pytest.approx(4.48, abs=0.01)
 
 
-def test_what_a_model_says_is_no_markup():
-  early = Early(0.5, (('<b>', 1), ('', 2), (' & co', 3)), 0.25, -0.5, 2.0)
-  shown = Shown(7, 0.5, '<script>', ('a<b',), 'x & y', (early,))
-  text = page.example(shown)
-  assert '<script>' not in text
-  assert '<dt>Input</dt><dd>&lt;script&gt;</dd>' in text
-  assert '<span class="token layer-1" title="1 layer">&lt;b&gt;<sub>1</sub></span>' in text
-  assert '>&middot;<sub>2</sub>' in text
-  assert 'Threshold 0.5: 2.00 layers per token, D = 0.25, R early - R full = -0.50' in text
-
-
 def test_a_table_names_its_rows_and_columns():
   rows = [
     {'measure': 'a', 'layers': 2.5, 'layers_std': 0.125, 'threshold': 0.5},
@@ -53,6 +29,21 @@ def test_a_table_names_its_rows_and_columns():
   assert '<th scope="col" class="text">measure</th><th scope="col">layers</th>' in text
   assert '<th scope="row">a</th><td>2.50 ± 0.12</td><td>0.5</td>' in text
   assert '<th scope="row">b</th><td>3.00</td><td>never</td>' in text
+
+
+@pytest.mark.parametrize(
+  ('value', 'shown'),
+  [(0.0, '0.000'), (0.0123, '0.012'), (0.000123, '0.00012'), (2.5, '2.50'), (1234.5, '1,234')],
+)
+def test_a_number_is_not_rounded_to_nothing(value, shown):
+  assert f'<td>{shown}</td>' in page.table([{'measure': 'a', 'seconds': value}], 'what')
+
+
+def test_the_style_of_a_section_is_in_the_head():
+  sections = [page.section('One', 'text'), page.section('Two', 'text', '<b>x</b>', style='b { c }')]
+  head, body = page.page('t', [], sections).split('</head>')
+  assert 'b { c }' in head
+  assert body.index('<h2>One</h2>') < body.index('<h2>Two</h2>') < body.index('<b>x</b>')
 
 
 def test_series_differ_by_marker_as_well_as_by_colour():
