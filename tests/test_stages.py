@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gin
-from calm import configuration, main
+from calm import configuration, main, storage
 from calm.models import parameters, pretrained, t5
 from calm.training import checkpoints
 
@@ -251,6 +251,31 @@ def test_a_rule_of_ones_own_is_what_is_calibrated_certified_and_run(runs, own, c
   assert 'rule: certified for my_exits.LateStart, here Confident (set --gin.RULE)' in refused
   assert main.main(['evaluate', *own, f'--certificate={path}', '--gin.my_exits.LateStart.start=2'])
   assert 'rule.start: certified for 3, here 2' in capfd.readouterr().err
+
+
+def test_a_rule_of_ones_own_is_what_is_compared_and_reported(runs, own):
+  settings = [
+    '--gin.MEASURES=(@my_exits.agreement, @confidence.state_saturation)',
+    "--gin.TRIAL_DELTAS={'textual': (0.97,)}",
+    '--gin.GRID=(0.5, 0.0)',
+    '--gin.NUM_TRIALS=2',
+    '--gin.TIMED_BATCH_SIZES=()',
+    '--gin.DISSIMILARITY=@consistency.token_disagreement',
+    '--gin.chapters_calm.decaying.taus=(4.0,)',
+    '--gin.chapters_calm.wrong_tokens.positions=(1,)',
+  ]
+  names = ['LateStart_agreement', 'LateStart_state_saturation']
+  assert main.main(['trials', *own, *settings]) == 0
+  table = storage.read_record(runs / 'exits/report/efficiency.json')['rows']
+  assert [row['measure'] for row in table if row['kind'] == 'calibrated'] == names
+  assert main.main(['report', *own, *settings]) == 0
+  for name in (*names, 'LateStart_agreement_tau_4'):
+    rows = newest_rows(runs / 'exits/calibration/validation' / name / '0')
+    assert all(row['exit_layers'][:3] == [3, 3, 3][: row['units']] for row in rows)
+  page = (runs / 'exits/report/report.html').read_text(encoding='utf-8')
+  assert 'by LateStart agreement' in page
+  assert page.count('<svg') == 4
+  assert storage.read_record(runs / 'exits/report/efficiency.json')['rows'] == table
 
 
 def test_an_edited_rule_is_decoded_anew_and_refused_its_certificate(runs, own, tmp_path, capfd):
