@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 
-def jit(function: Callable, **options: Any) -> Callable:
+def jit(function: Callable, *, static_argnames: Sequence[str] = (), **options: Any) -> Callable:
   """`jax.jit` that never takes a dataclass for another of the same fields.
 
   JAX compares the structure of arguments to find what it has compiled. In jaxlib 0.10 those of two
@@ -21,7 +22,12 @@ def jit(function: Callable, **options: Any) -> Callable:
     del classes
     return function(*args, **kwargs)
 
-  compiled = jax.jit(by_classes, static_argnums=0, **options)
+  # By its signature JAX finds static arguments that are given by place.
+  own = inspect.signature(function)
+  classes = inspect.Parameter('classes', inspect.Parameter.POSITIONAL_OR_KEYWORD)
+  signature = own.replace(parameters=[classes, *own.parameters.values()])
+  by_classes.__signature__ = signature  # type: ignore[attr-defined]
+  compiled = jax.jit(by_classes, static_argnames=('classes', *static_argnames), **options)
 
   @functools.wraps(function)
   def call(*args, **kwargs):

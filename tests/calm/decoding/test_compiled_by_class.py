@@ -3,7 +3,6 @@
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 
 from calm.decoding import compiled
@@ -56,5 +55,6 @@ def test_rules_without_numbers_differ():
 
 
 def test_static_arguments_stay_static():
-  run = compiled.jit(lambda x, *, times: jnp.stack([x] * times), static_argnames='times')
-  assert run(jax.numpy.ones(3), times=2).shape == (2, 3)
+  run = compiled.jit(lambda times, x: jnp.stack([x] * times), static_argnames=('times',))
+  assert run(x=jnp.ones(3), times=2).shape == (2, 3)
+  assert run(2, jnp.ones(3)).shape == (2, 3)
