@@ -31,8 +31,10 @@ _RENAMED = (
   (r'@exit_classifier\.initial_params\b', '@checkpoints.initial_params'),
   (r'^(pretrained\.initial_params\.)config = %CONFIG$', r'\1model = @t5.T5()'),
 )
-_FILES = ('models/t5', 'runs/common', 'runs/exits', 'runs/evaluate', 'runs/calibrate', 'runs/study')
-_FILES += ('runs/decode',)
+_FILES = (
+  'models/t5',
+  *(f'runs/{name}' for name in ('common', 'exits', 'evaluate', 'calibrate', 'study', 'decode')),
+)
 
 
 def translate(source: str) -> str:
