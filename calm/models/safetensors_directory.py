@@ -112,6 +112,7 @@ def write(directory, settings, tensors, dtype='float32', beside=None):
     FileExistsError: `directory` holds other files; nothing is changed.
     FileNotFoundError: there is no such file to be copied.
     ValueError: no directory, or another dtype.
+    storage.BusyError: another process writes it.
   """
   if not directory:
     raise ValueError('There is no directory to write: set --output (EXPORT_DIRECTORY).')
@@ -123,7 +124,12 @@ def write(directory, settings, tensors, dtype='float32', beside=None):
     if not (content is None or isinstance(content, dict) or Path(content).is_file()):
       raise FileNotFoundError(f'There is no {content} to be written as {name}.')
   _require_replaceable(directory, files)
+  with storage.lock(directory.parent / f'.{directory.name}.lock', str(directory)):
+    _write(directory, settings, tensors, dtype, beside, files)
+  return directory
 
+
+def _write(directory, settings, tensors, dtype, beside, files):
   for path in directory.glob(f'{_PARTIAL}*'):  # What an interrupted call left.
     shutil.rmtree(path)
   directory.mkdir(parents=True, exist_ok=True)
@@ -143,7 +149,6 @@ def write(directory, settings, tensors, dtype='float32', beside=None):
     for name in reversed(files):
       if (partial / name).exists():
         (partial / name).replace(directory / name)
-  return directory
 
 
 def _as_stored(value, dtype):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from calm import storage
 from calm.models import safetensors_directory
 from calm.models.safetensors_directory import Tensors
 
@@ -193,3 +194,15 @@ def test_an_interrupted_call_leaves_nothing_that_looks_whole(tmp_path, monkeypat
   assert calls[0] == 'model.safetensors'
   with pytest.raises(FileNotFoundError):
     safetensors_directory.read_settings(directory)
+
+
+def test_one_process_writes_a_directory_at_a_time(tmp_path):
+  directory = tmp_path / 'export'
+  with (
+    storage.lock(tmp_path / '.export.lock', 'an export'),
+    pytest.raises(storage.BusyError, match=r'export is in use by another process \(pid'),
+  ):
+    safetensors_directory.write(directory, {}, {'a': np.zeros(3)})
+  assert not directory.exists()
+  safetensors_directory.write(directory, {}, {'a': np.zeros(3)})
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['export']

@@ -6,6 +6,7 @@ import pytest
 import sentencepiece
 import tensorflow as tf
 
+from calm import storage
 from calm.tasks import text, vocabularies
 
 
@@ -181,3 +182,15 @@ def test_long_texts_are_read_to_their_end(translation, tmp_path):
   task = translation([{'en': 'one', 'fr': long}] * 3)
   vocabulary = vocabularies.sentencepiece(make(task, tmp_path / 'sp.model', 12))
   assert vocabulary.decode(vocabulary.encode('zzz')) == 'zzz'
+
+
+def test_one_process_makes_a_vocabulary_at_a_time(translation, tmp_path):
+  path = tmp_path / 'sp.model'
+  with (
+    storage.lock(f'{path}.lock', 'a vocabulary'),
+    pytest.raises(storage.BusyError, match=r'sp\.model is in use by another process \(pid'),
+  ):
+    vocabularies.write_vocabulary(translation(), str(path), 41)
+  assert not path.exists()
+  vocabularies.write_vocabulary(translation(), str(path), 41)
+  assert [one.name for one in tmp_path.iterdir() if 'sp.model' in one.name] == ['sp.model']
