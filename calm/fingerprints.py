@@ -98,7 +98,8 @@ def flatten(identity: Any, path: str = '') -> dict[str, Any]:
   if isinstance(identity, Mapping) and identity:
     leaves: dict[str, Any] = {}
     for key, value in identity.items():
-      inside = path if key in ('function', 'class') else f'{path}.{key}' if path else str(key)
+      named = path and key in ('function', 'class')
+      inside = path if named else f'{path}.{key}' if path else str(key)
       leaves |= flatten(value, inside)
     return leaves
   if isinstance(identity, list) and any(isinstance(item, Mapping | list) for item in identity):

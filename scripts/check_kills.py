@@ -21,7 +21,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
-  'VOCAB_SIZE': 64,
   'BATCH_SIZE': 8,
   'NUM_STEPS': 300,
   'WARMUP_STEPS': 10,
@@ -48,7 +47,9 @@ def command(name, workdir, *options):
 def run(arguments):
   """Runs to the end; returns the seconds it took."""
   start = time.monotonic()
-  subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
+  done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+  if done.returncode:
+    raise SystemExit(f'{" ".join(arguments)} failed:\n{done.stderr}')
   return time.monotonic() - start
 
 

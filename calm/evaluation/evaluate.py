@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import seqio
 
@@ -10,7 +9,7 @@ from calm import storage
 from calm.calibration import bounds, testing
 from calm.evaluation import certified
 from calm.evaluation.outcomes import Results, predict_split
-from calm.evaluation.predictor import Predictor
+from calm.evaluation.predictor import Predictor, Row
 from calm.evaluation.split import read_split
 from calm.tasks.registered import tasks_of
 
@@ -29,7 +28,7 @@ def evaluate(
   certificate: str | None = None,
   p_value: testing.PValue = bounds.hoeffding_bentkus,
   procedure: testing.Procedure = testing.fixed_sequence,
-) -> dict[str, Any]:
+) -> Row:
   """Predicts a split, prints the task's metrics as JSON, and returns them.
 
   `workdir`/evaluations/`name`/<8 hexadecimal digits of all that predictions depend on> gets
@@ -81,7 +80,7 @@ def evaluate(
   return metrics
 
 
-def _evaluate(task, split, predictor: Predictor, folder: Path, limit) -> dict[str, Any]:
+def _evaluate(task, split, predictor: Predictor, folder: Path, limit) -> Row:
   """The metrics of one task, written beside its predictions and as `folder`.json."""
   read = read_split(task, split, limit=limit)
   results = predict_split(read, predictor, folder)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from calm import storage
+from calm.evaluation.predictor import Row
 from calm.tasks import lines
 from calm.tasks.examples import Example
 from calm.tasks.templates import Template
@@ -54,7 +55,7 @@ class Reader:
     """Whether the inputs can be read more than once."""
     return self.path != STANDARD_INPUT and not _is_pipe(self.path)
 
-  def __iter__(self) -> Iterator[tuple[dict[str, Any], Example]]:
+  def __iter__(self) -> Iterator[tuple[Row, Example]]:
     """Yields what a line of output begins with, and the example.
 
     Raises:

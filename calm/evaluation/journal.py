@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from calm import fingerprints, storage
 
-Record = Mapping[str, Any]
+Record = Mapping[str, Any]  # As JSON takes it.
 _MEND = 'Choose another output, delete it, or set overwrite = True.'
 
 

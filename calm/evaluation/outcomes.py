@@ -9,16 +9,16 @@ import dataclasses
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from calm import fingerprints, storage
 from calm.evaluation import journal
 from calm.evaluation.predict import run
-from calm.evaluation.predictor import Predictor, Row
+from calm.evaluation.predictor import Identity, Predictor, Row
 from calm.evaluation.split import Split, head
 
 ROWS = 'predictions.jsonl'
@@ -131,7 +131,7 @@ def predict_split(split: Split, predictor: Predictor, folder: Path) -> Results:
   raise AssertionError('There is always another name.')
 
 
-def settings_of(split: Split, predictor: Predictor) -> dict[str, Any]:
+def settings_of(split: Split, predictor: Predictor) -> Identity:
   """All that rows depend on beside their example: the predictor's identity.
 
   The task is in the example's texts; of the rest of it, metrics and the like, rows say nothing.
@@ -139,14 +139,14 @@ def settings_of(split: Split, predictor: Predictor) -> dict[str, Any]:
   return {'split': split.name, **predictor.identity}
 
 
-def _candidates(folder: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
+def _candidates(folder: Path, settings: Identity) -> Iterator[Path]:
   """Folders in which rows of these settings may lie."""
   digits = fingerprints.fingerprint(settings).removeprefix(fingerprints.FINGERPRINT)[:8]
   yield folder / digits
   yield from (folder / f'{digits}-{number}' for number in itertools.count(2))
 
 
-def _mend_settings(path: Path, settings: Mapping[str, Any]):
+def _mend_settings(path: Path, settings: Identity):
   """Writes settings again that are damaged or lost: the folder's name tells what they were."""
   rows = path / ROWS
   if rows.exists() and journal.read_settings(rows) is None:
@@ -154,7 +154,7 @@ def _mend_settings(path: Path, settings: Mapping[str, Any]):
     storage.write_record(journal.settings_path(rows), settings)
 
 
-def _say_what_changed(folder: Path, path: Path, settings: Mapping[str, Any]):
+def _say_what_changed(folder: Path, path: Path, settings: Identity):
   """Tells of the nearest of what is kept under the same name, if there is nothing here yet."""
   if (path / ROWS).stat().st_size:
     return

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import tqdm
 
@@ -13,12 +12,12 @@ from calm import storage
 from calm.calibration import bounds, testing
 from calm.evaluation import certified, journal
 from calm.evaluation.inputs import STANDARD_INPUT, Reader
-from calm.evaluation.predictor import Predictor
+from calm.evaluation.predictor import Predictor, Row
 from calm.evaluation.split import head, read_split
 from calm.tasks.examples import Example
 
 STANDARD_OUTPUT = '-'
-Pairs = Iterable[tuple[dict[str, Any], Example]]
+Pairs = Iterable[tuple[Row, Example]]
 
 
 def predict(
@@ -72,7 +71,7 @@ def predict(
       predictor, certificate, task, p_value=p_value, procedure=procedure
     )
   if input_path:
-    settings: dict[str, Any] = {'inputs_template': inputs_template, 'input_format': input_format}
+    settings: Row = {'inputs_template': inputs_template, 'input_format': input_format}
     reader = Reader(input_path, inputs_template, input_format)
     pairs: Pairs = ((own, example) for own, example in reader)
     total = _check_all(reader, predictor) if reader.rereadable else None
@@ -137,7 +136,7 @@ def run(
   return number
 
 
-def _of_split(task, split) -> list[tuple[dict[str, Any], Example]]:
+def _of_split(task, split) -> list[tuple[Row, Example]]:
   if task is None or not split:
     raise ValueError(
       "Nothing to predict: set --input (DECODE_INPUT) to a file, or to '-' for standard input, or"
@@ -162,7 +161,7 @@ def _check_output(input_path, output_path):
     raise ValueError(f'{output_path} is the input itself: choose another output.')
 
 
-def _batches(pairs: Pairs, size: int) -> Iterator[list[tuple[dict[str, Any], Example]]]:
+def _batches(pairs: Pairs, size: int) -> Iterator[list[tuple[Row, Example]]]:
   iterator = iter(pairs)
   while batch := list(itertools.islice(iterator, size)):
     yield batch

@@ -86,7 +86,7 @@ class FunctionPredictor:
   @property
   def family(self) -> Identity:
     """The function and the version."""
-    return {'function': fingerprints.identity(self.function), 'version': self.version}
+    return {'answers': fingerprints.identity(self.function), 'version': self.version}
 
   def at(self, threshold: float | None) -> 'FunctionPredictor':
     """The same function at a threshold."""

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import seqio
+
 from calm import fingerprints
+from calm.evaluation.predictor import Identity, Row
 from calm.tasks import examples
 from calm.tasks import identity as identities
 from calm.tasks.examples import Example
@@ -14,7 +17,7 @@ from calm.tasks.examples import Example
 class Split:
   """The first examples of a split, or all of them."""
 
-  task: Any  # a seqio.Task
+  task: seqio.Task
   name: str
   examples: Sequence[Example]
 
@@ -24,7 +27,7 @@ class Split:
     return fingerprints.fingerprint([[dict(one.texts), one.target] for one in self.examples])
 
   @property
-  def identity(self) -> dict[str, Any]:
+  def identity(self) -> Identity:
     """What the task makes of a record, by content, and the name of the split."""
     task = fingerprints.identity(identities.describe_task(self.task))
     return {'task': task, 'split': self.name}
@@ -51,6 +54,6 @@ def read_split(task, name: str, *, limit: int | None = None) -> Split:
   return Split(task, name, examples.evaluation_examples(task, name, limit=limit))
 
 
-def head(example: Example) -> dict[str, Any]:
+def head(example: Example) -> Row:
   """What the line of an example begins with: itself, so that another one is noticed."""
   return {'index': example.index, **example.texts, 'targets': example.target}

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from calm.calibration import consistency
 from calm.evaluation.outcomes import Results
+from calm.evaluation.predictor import Identity, Predictor
 from calm.evaluation.split import Split
 
 
@@ -18,7 +19,7 @@ class Way:
   label: str
   results: Results
   costs: Mapping[str, np.ndarray]  # float64[n] of each example, per unit, by name
-  predictor: Any  # a calm.evaluation.predictor.Predictor, to be timed
+  predictor: Predictor  # to be timed
 
   @property
   def units(self) -> np.ndarray:
@@ -70,7 +71,7 @@ class Comparison(Protocol):
     """Where what is made of it is written."""
 
   @property
-  def identity(self) -> Mapping[str, Any]:
+  def identity(self) -> Identity:
     """All that it depends on."""
 
   @property

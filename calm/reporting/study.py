@@ -183,7 +183,7 @@ class Study:
 
   def way_of(self, outcomes: Rerun, threshold: float) -> Way:
     """Any outcomes at a threshold."""
-    rule = outcomes.predictor.at(threshold).generator.rule  # type: ignore[attr-defined]
+    rule = _rule_of(outcomes.predictor.at(threshold))
     return self._way(outcomes.name, outcomes.at(threshold), rule)
 
   def losses(self, way: Way, objective: str) -> np.ndarray:
@@ -214,7 +214,7 @@ class Study:
       self.predictor.generator,
       self.predictor.params,
       [self.predictor.tokenize(example) for example in self.split.examples[:num_examples]],
-      {name: way.predictor.generator.rule for name, way in ways.items()},
+      {name: _rule_of(way.predictor) for name, way in ways.items()},
       batch_size=batch_size,
       repeats=repeats,
       inputs_length=self.predictor.inputs_length,
@@ -250,3 +250,8 @@ class Study:
       for row in results.rows
     ]
     return np.array(totals) / np.maximum(1, results.units)
+
+
+def _rule_of(predictor: Any):
+  """The rule of a TextPredictor."""
+  return predictor.generator.rule

@@ -235,6 +235,12 @@ def test_a_rule_is_told_in_words():
   }
 
 
+def test_a_function_at_the_top_has_a_name(load):
+  function = identity(load(MODULE).measure)
+  assert fingerprints.flatten(function)['function'] == 'mine_of_tests.measure'
+  assert fingerprints.flatten({'answers': function})['answers'] == 'mine_of_tests.measure'
+
+
 def test_differences_are_words_and_never_fingerprints():
   def described(measure, tau, seed):
     params = {'kernel': np.full((3, 5), seed, np.float32)}
