@@ -43,7 +43,7 @@ def time_rules(
   """The Timing of each rule, by its name; compilation is not in it.
 
   Args:
-    decoder: a `calm.decoding.generator.Generator`; its rule is not used.
+    generator: a `calm.decoding.generator.Generator`; its rule is not used.
     params: the parameters of its model, on the device.
     inputs: tokens int32[n] of each input, decoded in this order.
     rules: what is compared.
@@ -87,7 +87,7 @@ def _batches(inputs, batch_size, inputs_length) -> list[Any]:
 
 
 def _run(generator, params, batch):
-  # A key is ignored by decoders that do not draw.
+  # A key is ignored by generators that do not draw.
   return jax.block_until_ready(generator(params, batch, key=jax.random.key(0)))
 
 

@@ -53,7 +53,8 @@ def task(
       where = f'{name} {split}: {number}'
       yield {'inputs': inputs, 'targets': targets, 'references': [targets], 'where': where}
 
-  form = {'spell': spell, 'sizes': sizes, 'max_number': max_number, 'seed': seed}
+  # How many are drawn, and which, are the data and not what is made of a number.
+  form = {'spell': spell, 'max_number': max_number}
   source = text.PythonSource(read, SPLITS, num_input_examples=sizes, form=form)
   return text.task(name, source, vocabulary, metrics=metrics)
 
