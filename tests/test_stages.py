@@ -3,9 +3,11 @@
 import json
 import linecache
 import math
+import os
 import re
 import shutil
 import sys
+import traceback
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 import gin
 from calm import configuration, main, storage
-from calm.models import parameters, pretrained, t5
+from calm.models import layers, parameters, pretrained, t5
 from calm.training import checkpoints
 
 # A model and data so small that every stage takes seconds.
@@ -325,3 +327,20 @@ def test_a_moved_run_keeps_its_certificate_and_its_predictions(runs, tmp_path, c
   assert [row['inputs'] for row in said] == ['one', 'two']
   assert main.main(['decode', f'--workdir={moved}', *options, '--gin.MIN_EXIT=2']) == 1
   assert 'rule.min_exit: certified for 1, here 2 (set --gin.MIN_EXIT)' in capfd.readouterr().err
+
+
+def test_from_evaluate_to_attention_are_at_most_14_calls(runs, monkeypatch, capsys):
+  attend, depths = layers.Attention.attend, []
+
+  def watched(self, *args, **kwargs):
+    calls = [frame for frame in traceback.extract_stack() if f'{os.sep}calm{os.sep}' in frame[0]]
+    names = [frame.name for frame in calls]
+    if 'evaluate' in names:  # Not where parameters are described.
+      depths.append(len(names) - names.index('evaluate') - 1)
+    return attend(self, *args, **kwargs)
+
+  monkeypatch.setattr(layers.Attention, 'attend', watched)
+  for rule in ('@rules.NeverExit()', '@rules.confident()'):
+    options = [f'--gin.RULE={rule}', '--gin.MAX_DECODE_STEPS=7']  # Not traced before.
+    assert main.main(['evaluate', f'--workdir={runs}/plain', *options]) == 0
+  assert 10 <= max(depths) <= 14

@@ -1,39 +1,14 @@
-"""Compiled functions of rules: one program for each kind of rule, whatever its numbers."""
+"""Which dataclasses are in a compiled function's arguments, for JAX to tell them apart.
+
+JAX compares the structure of arguments to find what it has compiled. In jaxlib 0.10 those of two
+dataclasses with as many fields are equal, whatever their classes; whether the program of one then
+runs for the other is left to chance (their hashes), and nothing tells. So a function that is
+compiled for rules takes `classes_of` its arguments as one more, a static one.
+"""
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import jax
-
-
-def jit(function: Callable, *, static_argnames: Sequence[str] = (), **options: Any) -> Callable:
-  """`jax.jit` that never takes a dataclass for another of the same fields.
-
-  JAX compares the structure of arguments to find what it has compiled. In jaxlib 0.10 those of two
-  dataclasses with as many fields are equal, whatever their classes; whether the program of one then
-  runs for the other is left to chance (their hashes), and nothing tells. Here the classes in the
-  arguments are part of what is compared.
-  """
-
-  def by_classes(classes, *args, **kwargs):
-    del classes
-    return function(*args, **kwargs)
-
-  # By its signature JAX finds static arguments that are given by place.
-  own = inspect.signature(function)
-  classes = inspect.Parameter('classes', inspect.Parameter.POSITIONAL_OR_KEYWORD)
-  signature = own.replace(parameters=[classes, *own.parameters.values()])
-  by_classes.__signature__ = signature  # type: ignore[attr-defined]
-  compiled = jax.jit(by_classes, static_argnames=('classes', *static_argnames), **options)
-
-  @functools.wraps(function)
-  def call(*args, **kwargs):
-    return compiled(classes_of((args, kwargs)), *args, **kwargs)
-
-  return call
 
 
 def classes_of(tree: Any) -> Any:

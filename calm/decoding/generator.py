@@ -31,6 +31,7 @@ def decode(
   eos_id=1,
   rule=None,
   fill='exit_state',
+  classes=None,
 ):
   """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
 
@@ -47,11 +48,14 @@ def decode(
     eos_id: the token that ends a row.
     rule: a `calm.exits.rules.ExitRule`; the full model by default. Its numbers may be traced.
     fill: what fills the cache of skipped layers, one of `calm.decoding.all_layers.FILLS`.
+    classes: `calm.decoding.compiled.classes_of` rule and sampling, static, where this is jitted for
+      more than one kind of them.
 
   Returns:
     `calm.decoding.loop.Decoded` with T = P + max_decode_steps, and B * num_samples rows, the
     samples of an input side by side.
   """
+  del classes  # They make programs differ, and nothing else.
   choose = samplings.Greedy() if sampling is None else sampling
   batch_size = encoder_input_tokens.shape[0]
   if prompts is None:
@@ -105,7 +109,7 @@ def _start(rule, fill):
 # only at its end: a layer would compute other numbers where a branch may skip it.
 ROUNDING = {'xla_allow_excess_precision': False}
 _jit = functools.partial(
-  compiled.jit, decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill')
+  jax.jit, decode, static_argnames=('model', 'max_decode_steps', 'eos_id', 'fill', 'classes')
 )
 _decode = _jit()
 _decode_bfloat16 = _jit(compiler_options=ROUNDING)
@@ -175,6 +179,7 @@ class Generator:
       eos_id=self.eos_id,
       rule=self.rule,
       fill=self.fill,
+      classes=compiled.classes_of((self.rule, self._choose)),
     )
 
 
