@@ -50,12 +50,12 @@ def assert_same(found, expected):
   np.testing.assert_array_equal(found.log_prob, expected.log_prob)
 
 
-@pytest.mark.parametrize('measure', [confidence.state_saturation, confidence.shortlist_margin])
-def test_a_threshold_that_nothing_reaches_gives_the_full_model(low, measure):
-  assert_same(decode(low, Confident(measure, 2.0)), decode(low))
+def test_a_threshold_that_nothing_reaches_gives_the_full_model(low):
+  never = dataclasses.replace(STATE, threshold=2.0)  # One program with what does exit.
+  assert_same(decode(low, never), decode(low))
 
 
-@pytest.mark.parametrize('layer', [1, 2, 3])
+@pytest.mark.parametrize('layer', [1, 2])
 def test_a_fixed_layer_is_the_model_of_so_many_layers(low, layer):
   config = dataclasses.replace(low.model.config, num_decoder_layers=layer)
   short = dataclasses.replace(low, model=t5.T5(config))
@@ -75,8 +75,8 @@ def test_running_only_what_is_needed_equals_running_all_layers(low, monkeypatch)
   assert_same(found, jax.device_get(plain(low.params, low.inputs)))
 
 
-@pytest.mark.parametrize('batch_size', [1, 32])
-def test_hardly_a_row_depends_on_its_batch(low, batch_size):
+def test_hardly_a_row_depends_on_its_batch(low):
+  batch_size = 32
   together = decode(low, STATE)
   alone = [
     decode(low, STATE, low.inputs[first : first + batch_size])
