@@ -41,14 +41,14 @@ def evidence(hidden):
 def look(hidden, rows, prediction):
   """The prediction after one more layer."""
   seen = evidence(hidden)
-  return shortlist.look(HEAD, NEEDS, seen, jnp.asarray(rows), prediction)[1]
+  return shortlist.logits_for_rule(HEAD, NEEDS, seen, jnp.asarray(rows), prediction)[1]
 
 
 @pytest.fixture(params=[1, 99], ids=['whole_head', 'own_blocks'])
 def nothing(request, monkeypatch):
   """What a step begins with, for many rows (who share one head) and for few."""
   monkeypatch.setattr(shortlist, '_MANY_ROWS', request.param)
-  return shortlist.nothing(HEAD, NEEDS, ROWS)
+  return shortlist.init(HEAD, NEEDS, ROWS)
 
 
 def assert_blocks_of(logits, expected, words):

@@ -133,7 +133,7 @@ CHANGES = {
   'truncate': lambda p: {'truncate': True},
   'rule.min_exit': lambda p: {
     'exits': Family(rules.Confident(confidence.softmax_margin, 0.9, 2)),
-    'decoder': dataclasses.replace(
+    'generator': dataclasses.replace(
       p.generator, rule=rules.Confident(confidence.softmax_margin, 0.9, 2)
     ),
   },

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from calm.decoding import generator as decoders
+from calm.decoding import generator as generators
 from calm.models import pretrained, t5
 
 pytestmark = pytest.mark.usefixtures('optimized')
@@ -49,7 +49,7 @@ def test_greedy_tokens_are_those_of_transformers(golden):
   config, params, expected = golden
   tokens = expected['tokens']
   assert len(np.unique(tokens)) > 10
-  decoded = decoders.Decoder(t5.T5(config), tokens.shape[1])(
+  decoded = generators.Generator(t5.T5(config), tokens.shape[1])(
     params, expected['encoder_input_tokens']
   )
   np.testing.assert_array_equal(decoded.tokens, tokens)

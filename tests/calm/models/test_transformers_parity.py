@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from calm.decoding import generator as decoders
+from calm.decoding import generator as generators
 from calm.models import pretrained, t5
 
 torch = pytest.importorskip('torch')
@@ -100,7 +100,7 @@ def test_greedy_tokens(pair, ragged_tokens):
   gaps = (best[..., 0] - best[..., 1]).numpy()
   assert gaps[tokens[:, : gaps.shape[1]] > 0].min() > 1e-4
   assert len(np.unique(tokens)) > 10
-  ours = decoders.Decoder(t5.T5(pair.config), MAX_STEPS)(pair.params, source)
+  ours = generators.Generator(t5.T5(pair.config), MAX_STEPS)(pair.params, source)
   np.testing.assert_array_equal(ours.tokens, tokens)
 
 
