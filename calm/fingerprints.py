@@ -97,8 +97,9 @@ def flatten(identity: Any, path: str = '') -> dict[str, Any]:
   """The leaves of an identity by dotted path; a function or class stands under its own path."""
   if isinstance(identity, Mapping) and identity:
     leaves: dict[str, Any] = {}
+    name = 'class' if 'class' in identity else 'function'
     for key, value in identity.items():
-      named = path and key in ('function', 'class')
+      named = path and key == name and isinstance(value, str)
       inside = path if named else f'{path}.{key}' if path else str(key)
       leaves |= flatten(value, inside)
     return leaves
@@ -147,7 +148,7 @@ def words(leaf: Any) -> str:
   """A leaf of an identity as people read it, at most 200 characters of it."""
   if _is_fingerprint(leaf):
     return 'another'
-  text = leaf if isinstance(leaf, str) else repr(leaf)
+  text = leaf if isinstance(leaf, str) and leaf else repr(leaf)
   if isinstance(leaf, str) and leaf.partition('.')[0] in PACKAGES:
     text = leaf.rpartition('.')[2]  # Our own functions need no address.
   return text if len(text) <= 200 else f'{text[:197]}...'
@@ -256,7 +257,9 @@ def _bind(described, arguments, inside):
 
 
 def _merge(described, state):
-  return {**described, **state} if isinstance(state, Mapping) else described
+  if described.keys() & state.keys():  # A field called `source`, say.
+    return {**described, 'fields': state}
+  return {**described, **state}
 
 
 def _write(digest, kind, content):

@@ -119,7 +119,7 @@ _decode_bfloat16 = _jit(compiler_options=ROUNDING)
 class Generator:
   """Decodes batches with one model and one way of choosing; compiled once per shape.
 
-  Decoders of equal settings share what they compiled; temperature, top_k and top_p are not part
+  Generators of equal settings share what they compiled; temperature, top_k and top_p are not part
   of it, nor are thresholds and the other numbers of a rule.
   """
 

@@ -118,7 +118,8 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         busy = self.path.with_name(f'.{self.path.name}.lock')
         stack.enter_context(storage.lock(busy, str(self.path)))
-      if self._overwrite:
+      if self._overwrite or not self.path.exists():
+        # What was put aside belongs to a file that is gone.
         self.path.unlink(missing_ok=True)
         self._aside.unlink(missing_ok=True)
       else:

@@ -23,8 +23,9 @@ class Split:
 
   @property
   def data_fingerprint(self) -> str:
-    """Changes with any text of the examples, and with their number."""
-    return fingerprints.fingerprint([[dict(one.texts), one.target] for one in self.examples])
+    """Changes with any text of the examples, their references among them, and their number."""
+    found = [[dict(one.texts), one.target, dict(one.raw)] for one in self.examples]
+    return fingerprints.fingerprint(fingerprints.identity(found))
 
   @property
   def identity(self) -> Identity:

@@ -4,13 +4,13 @@ Descriptions are dicts of plain values, and of functions and dataclasses where c
 makes fingerprints of them knows how functions count.
 """
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import seqio
 import tensorflow as tf
 
+from calm import fingerprints
 from calm.tasks import text
 
 
@@ -34,7 +34,7 @@ def describe_task(task: seqio.Task) -> dict[str, Any]:
 
 
 def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
-  """A vocabulary's type, size, extra ids and settings; a file counts by the SHA-256 of its content.
+  """A vocabulary's type, size, extra ids and settings; a file counts by its content.
 
   Raises:
     MissingVocabularyError, VocabularyError: as on a vocabulary's first use.
@@ -47,7 +47,7 @@ def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
   settings = {name.lstrip('_'): value for name, value in vars(vocabulary).items()}
   if isinstance(vocabulary, seqio.SentencePieceVocabulary):
     described['type'] = 'SentencePieceVocabulary'
-    described['sha256'] = _sha256(settings.pop('sentencepiece_model_file'))
+    described['content'] = _content(settings.pop('sentencepiece_model_file'))
     described['normalizer'] = str(settings.pop('normalizer_spec_overrides') or '')
     for name in ('model', 'use_fast_tokenizer'):  # The same tokens either way.
       settings.pop(name, None)
@@ -75,7 +75,7 @@ def _form(source):
 def _plain(value):
   """A setting as JSON takes it, a file by its content; () if it is no plain value."""
   if isinstance(value, str) and tf.io.gfile.exists(value) and not tf.io.gfile.isdir(value):
-    return {'sha256': _sha256(value)}
+    return {'content': _content(value)}
   if isinstance(value, Mapping):
     return {str(key): str(item) for key, item in value.items()}
   if isinstance(value, list | tuple | set | frozenset):
@@ -83,6 +83,6 @@ def _plain(value):
   return value if isinstance(value, str | bool | int | float) or value is None else ()
 
 
-def _sha256(path):
+def _content(path):
   with tf.io.gfile.GFile(path, 'rb') as file:
-    return hashlib.sha256(file.read()).hexdigest()
+    return fingerprints.fingerprint(file.read())

@@ -285,3 +285,13 @@ def test_what_refers_to_itself_is_refused():
   loop.append(loop)
   with pytest.raises(ValueError, match='refers to itself'):
     identity(loop)
+
+
+def test_fields_may_have_any_name():
+  @dataclasses.dataclass
+  class Named:
+    source: int
+    function: str = 'f'
+
+  one, other = identity({'a': Named(3)}), identity({'a': Named(4, 'g')})
+  assert set(differences(one, other).values()) == {('3', '4'), ('f', 'g')}

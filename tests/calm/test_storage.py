@@ -106,3 +106,12 @@ def test_gzip_is_told_by_its_content():
   for content in (b'', b'a', b'plain text\n'):
     for packed in (content, gzip.compress(content)):
       assert storage.unpacked(io.BytesIO(packed)).read() == content
+
+
+@pytest.mark.parametrize('number', [b'NaN', b'1e999', b'-Infinity'])
+def test_a_number_that_is_never_written_is_damage(tmp_path, number):
+  path = tmp_path / 'a.json'
+  storage.write_record(path, {'a': 2.5})
+  path.write_bytes(path.read_bytes().replace(b'2.5', number))
+  with pytest.raises(storage.DamagedError, match='has been changed'):
+    storage.read_record(path)

@@ -215,3 +215,14 @@ def test_a_record_may_have_an_index_of_its_own(path):
   with journal.Journal(path, SETTINGS) as output:
     assert output.count == 2
   assert journal.read(path, 2) == rows
+
+
+def test_what_was_put_aside_goes_with_its_file(path):
+  fill(path)
+  path.write_bytes(path.read_bytes().replace(b'zwei', b'drei'))
+  with journal.Journal(path, SETTINGS) as output:
+    assert output.count == 1
+  path.unlink()
+  with journal.Journal(path, {'seed': 1}) as output:
+    assert output.lacks(0, HEADS)
+  assert not path.with_name('out.jsonl.whole').exists()
