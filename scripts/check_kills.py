@@ -22,13 +22,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
   'BATCH_SIZE': 8,
-  'NUM_STEPS': 300,
+  'NUM_STEPS': 2500,
   'WARMUP_STEPS': 10,
   'MAX_DECODE_STEPS': 16,
   'DECODE_BATCH_SIZE': 4,
   'DELTAS': '(0.9,)',
-  'loop.train.steps_per_report': 5,
-  'loop.train.steps_per_checkpoint': 20,
+  'loop.train.steps_per_report': 25,
+  'loop.train.steps_per_checkpoint': 50,
   'loop.train.num_validation_batches': 1,
   'spelled_numbers.task.num_train': 2000,
 }
@@ -61,7 +61,8 @@ def run_killed(arguments, kills, longest, rng):
       arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-      process.wait(rng.uniform(0.3, 1.0) * longest)
+      # Late enough to be at work, early enough to leave some for the next.
+      process.wait(rng.uniform(0.4, 0.6) * longest)
       break  # All is done.
     except subprocess.TimeoutExpired:
       process.send_signal(signal.SIGKILL)

@@ -15,7 +15,6 @@ from calm.exits.rules import Confident, FixedLayer, NeverExit
 from calm.models import t5
 
 pytestmark = [
-  pytest.mark.usefixtures('optimized'),
   pytest.mark.parametrize('tiny', ['t5_1_1'], indirect=True),
 ]
 ROWS, STEPS, PROMPT = 256, 13, 5
