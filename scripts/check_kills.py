@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {
   'BATCH_SIZE': 8,
-  'NUM_STEPS': 2500,
+  'NUM_STEPS': 1000,
   'WARMUP_STEPS': 10,
   'MAX_DECODE_STEPS': 16,
   'DECODE_BATCH_SIZE': 4,
@@ -53,8 +53,11 @@ def run(arguments):
   return time.monotonic() - start
 
 
-def run_killed(arguments, kills, longest, rng):
-  """Runs and kills so many times, then once to the end; returns the kills that met it at work."""
+def run_killed(arguments, kills, idle, longest, rng):
+  """Runs and kills so many times, then once to the end; returns the kills that met it.
+
+  `idle` are the seconds of a run with nothing to do, `longest` those of one with all.
+  """
   met = 0
   while met < kills:
     process = subprocess.Popen(
@@ -62,7 +65,7 @@ def run_killed(arguments, kills, longest, rng):
     )
     try:
       # Late enough to be at work, early enough to leave some for the next.
-      process.wait(rng.uniform(0.4, 0.6) * longest)
+      process.wait(idle + rng.uniform(0.5, 1.5) * (longest - idle) / (kills + 1))
       break  # All is done.
     except subprocess.TimeoutExpired:
       process.send_signal(signal.SIGKILL)
@@ -112,7 +115,8 @@ def main():
         for folder in (whole, killed)
       }
       seconds = run(arguments[whole])
-      met = run_killed(arguments[killed], args.kills, seconds, rng)
+      idle = run(arguments[whole])  # There is nothing left to do.
+      met = run_killed(arguments[killed], args.kills, idle, seconds, rng)
       same = look(whole) == look(killed)
       failed |= not same
       print(f'{name}: {met} kills, {"nothing lost or repeated" if same else "DIFFERS"}', flush=True)
