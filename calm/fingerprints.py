@@ -177,23 +177,23 @@ def _identity(value, inside):
   if isinstance(value, set | frozenset):
     return sorted((_identity(item, inside) for item in value), key=repr)
   if isinstance(value, type):
-    return _of_class(value, inside)
+    return _of_class(value)
   own = getattr(value, 'identity', None)
   if isinstance(own, Mapping):
     return _identity(own, inside)
   if dataclasses.is_dataclass(value):
     counted = [f for f in dataclasses.fields(value) if f.metadata.get('identity', True)]
     state = {field.name: getattr(value, field.name) for field in counted}
-    return _merge(_of_class(type(value), inside), _identity(state, inside))
+    return _merge(_of_class(type(value)), _identity(state, inside))
   if (callable(value) and not hasattr(type(value), '__dict__')) or _is_function(value):
     return _of_function(value, inside)
   if isinstance(value, types.ModuleType):
-    return {'module': value.__name__, **_source(value, inside)}
+    return {'module': value.__name__, **_source(value)}
   try:
     state = vars(value)
   except TypeError:
     raise ValueError(f'{type(value).__qualname__} has no identity: it has no content.') from None
-  return _merge(_of_class(type(value), inside), _identity(state, inside))
+  return _merge(_of_class(type(value)), _identity(state, inside))
 
 
 def _of_array(value):
@@ -218,27 +218,23 @@ def _of_function(function, inside):
     described = _of_function(function.__func__, inside)
     return _bind(described, {'self': function.__self__}, inside)
   plain = inspect.unwrap(function)
-  described = {'function': name_of(plain)}
-  if sources.is_own(plain, PACKAGES):
-    described['source'] = fingerprint(sources.closure(plain, PACKAGES, _constant))
-  described = _bind(described, sources.free_variables(plain), inside)
+  described = _bind(
+    {'function': name_of(plain), **_source(plain)}, sources.free_variables(plain), inside
+  )
   for binder in BINDERS:
     described = _bind(described, binder(function), inside)
   return described
 
 
-def _of_class(kind, inside):
-  described = {'class': f'{kind.__module__}.{kind.__qualname__}'}
-  if sources.is_own(kind, PACKAGES):
-    described['source'] = fingerprint(sources.closure(kind, PACKAGES, _constant))
-  return described
+def _of_class(kind):
+  return {'class': f'{kind.__module__}.{kind.__qualname__}', **_source(kind)}
 
 
-def _source(module, inside):
-  del inside
-  if not sources.is_own(module, PACKAGES):
+def _source(thing):
+  """The fingerprint of a function's, class's or module's source, if it is the user's own."""
+  if not sources.is_own(thing, PACKAGES):
     return {}
-  return {'source': fingerprint(sources.closure(module, PACKAGES, _constant))}
+  return {'source': fingerprint(sources.closure(thing, PACKAGES, _constant))}
 
 
 def _constant(value):

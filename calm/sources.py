@@ -99,8 +99,7 @@ def _text(thing):
       return bare(inspect.getsource(thing))
     return bare(textwrap.dedent(inspect.getsource(thing)))
   except (OSError, TypeError):  # Typed in: no file holds it.
-    codes = [code for code in _codes(thing)]
-    return repr([(code.co_code, code.co_names, _plain_constants(code)) for code in codes])
+    return repr([(code.co_code, code.co_names, _plain_constants(code)) for code in _codes(thing)])
 
 
 def _plain_constants(code):

@@ -121,7 +121,6 @@ class TextPredictor:
 
   def with_generator(self, **changes: Any) -> 'TextPredictor':
     """The same with other settings of the generator."""
-    # Not through __init__, which would look at all the parameters again.
     generator = dataclasses.replace(self.generator, **changes)
     return dataclasses.replace(self, generator=generator)
 
@@ -175,7 +174,7 @@ class TextPredictor:
     drawn = {'seed': self.seed} if self.generator.draws else {}
     return {
       'model': fingerprints.identity(config),
-      'params': _params_fingerprint(_Unhashed(self.params)),
+      'params': _params_fingerprint(_Identical(self.params)),
       'vocabulary': fingerprints.identity(identities.describe_vocabulary(self.vocabulary)),
       'rule': fingerprints.identity(rule),
       'fill': self.generator.fill,
@@ -215,7 +214,7 @@ class TextPredictor:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Unhashed:
+class _Identical:
   """Parameters as a key of a cache: the very same arrays are equal, no others."""
 
   params: Any
@@ -229,7 +228,7 @@ class _Unhashed:
 
 
 @functools.lru_cache(maxsize=1)
-def _params_fingerprint(key: _Unhashed) -> str:
+def _params_fingerprint(key: _Identical) -> str:
   return fingerprints.fingerprint(key.params)
 
 
