@@ -47,7 +47,7 @@ class Tensors:
 
   Raises:
     FileNotFoundError: a shard is missing.
-    ValueError: a file is damaged, or a tensor is quantized.
+    ValueError: a file is damaged, a tensor is quantized, or two files hold one of that name.
   """
 
   def __init__(self, directory, unused=()):
@@ -55,14 +55,33 @@ class Tensors:
     # The file that holds a tensor, and its name there.
     self._stored: dict[str, tuple[Path, str]] = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
-    for path in _weight_files(directory):
+    for path, listed in _weight_files(directory).items():
       self._add(path, unused)
+      for name in listed - set(unused) - self.shapes.keys():
+        raise ValueError(f'{path} lacks {name}, which {INDEX} lists.')
 
   def read(self, name):
-    """The tensor called `name`, a NumPy array of the type in which it is stored."""
+    """The tensor called `name`, a NumPy array of the type in which it is stored.
+
+    Raises:
+      ValueError: a value is not finite, or not in float32.
+    """
     path, stored_name = self._stored[name]
     with _open(path) as file:
-      return file.get_tensor(stored_name)
+      value = file.get_tensor(stored_name)
+    with np.errstate(over='ignore'):
+      finite = np.isfinite(value.astype(np.float32) if value.dtype == np.float64 else value)
+    if not finite.all():
+      at = ', '.join(map(str, np.argwhere(~finite)[0]))
+      number = finite.size - np.count_nonzero(finite)
+      raise ValueError(
+        f'{path}: {stored_name} holds {number} values that are not finite, the first at [{at}].'
+      )
+    return value
+
+  def file(self, name):
+    """The path of the file that holds the tensor called `name`."""
+    return self._stored[name][0]
 
   def copy(self, name, other):
     """Makes `name` stand for the tensor `other`, too."""
@@ -88,6 +107,8 @@ class Tensors:
     with _open(path) as file:
       for name in set(file.keys()) - set(unused):
         tensor = file.get_slice(name)
+        if name in self.shapes:
+          raise ValueError(f'{path}: {name} is in {self.file(name).name}, too.')
         if tensor.get_dtype() not in ('F64', 'F32', 'F16', 'BF16'):
           raise ValueError(f'{path}: {name} is quantized ({tensor.get_dtype()}): not supported.')
         self._stored[name] = path, name
@@ -172,19 +193,20 @@ def _require_replaceable(directory, files):
 
 
 def _weight_files(directory):
+  """The files that hold tensors, each with the names of those that it must hold."""
   if (directory / WEIGHTS).is_file():  # transformers, too, looks for the whole file first.
-    return [directory / WEIGHTS]
+    return {directory / WEIGHTS: set()}
   weight_map = storage.read_json(directory / INDEX).get('weight_map')
   if not isinstance(weight_map, dict) or not weight_map:
     raise ValueError(f'{directory / INDEX} has no "weight_map".')
-  paths = []
-  for name in sorted(set(map(str, weight_map.values()))):
-    if Path(name).name != name:
+  listed: dict[Path, set[str]] = {}
+  for tensor, name in sorted(weight_map.items(), key=str):
+    if not isinstance(name, str) or '\0' in name or Path(name).name != name:
       raise ValueError(f'{directory / INDEX} names {name!r}, which is not beside it.')
     if not (directory / name).is_file():
-      raise FileNotFoundError(f'{directory / name} is missing; {INDEX} lists it.')
-    paths.append(directory / name)
-  return paths
+      raise FileNotFoundError(f'{directory / name} is missing; {INDEX} lists it for {tensor}.')
+    listed.setdefault(directory / name, set()).add(tensor)
+  return listed
 
 
 def _open(path):

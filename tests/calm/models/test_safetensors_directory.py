@@ -206,3 +206,38 @@ def test_one_process_writes_a_directory_at_a_time(tmp_path):
   assert not directory.exists()
   safetensors_directory.write(directory, {}, {'a': np.zeros(3)})
   assert sorted(path.name for path in tmp_path.iterdir()) == ['export']
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_values_that_are_not_finite_are_named(tmp_path, value, dtype):
+  word = TENSORS['word.weight'].copy()
+  word[3, 1:] = value
+  tensors = {**TENSORS, 'word.weight': word}
+  directory = safetensors_directory.write(tmp_path / 'out', {}, tensors, dtype)
+  with pytest.raises(ValueError, match=r'model\.safetensors: word\.weight .* 2 .*\[3, 1\]'):
+    Tensors(directory).read('word.weight')
+  assert Tensors(directory).read('norm') == 7
+
+
+def test_values_beyond_float32_are_not_finite_there(written):
+  save_file({**TENSORS, 'norm': np.float64([1e300])}, written / 'model.safetensors')
+  with pytest.raises(ValueError, match=r'model\.safetensors: norm'):
+    Tensors(written).read('norm')
+
+
+def test_shards_hold_what_the_index_lists_and_each_tensor_once(written):
+  shard(written)
+  index = written / 'model.safetensors.index.json'
+  listed = json.loads(index.read_text())
+  first = written / listed['weight_map']['norm']
+  listed['weight_map']['absent'] = first.name
+  index.write_text(json.dumps(listed))
+  with pytest.raises(ValueError, match=rf'{first.name} lacks absent'):
+    Tensors(written)
+  del listed['weight_map']['absent']
+  index.write_text(json.dumps(listed))
+  for path in written.glob('model-*'):
+    save_file(TENSORS, path)
+  with pytest.raises(ValueError, match=r'model-00001\.safetensors: .* model-00000'):
+    Tensors(written)
