@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NEG_INF = -1e10  # T5X's masked score: finite, so that a fully masked row stays free of NaN.
 
@@ -179,6 +180,9 @@ def relative_position_bucket(distance, *, bidirectional, num_buckets=32, max_dis
   beyond it all share the last. Causal attention gives every later key bucket 0; bidirectional
   attention spends half of the buckets on each direction. Raffel et al., section 2.1,
   https://arxiv.org/abs/1910.10683.
+
+  Raises:
+    ValueError: there is no bucket for single distances, or no distance for the others.
   """
   offset = jnp.zeros_like(distance)
   if bidirectional:
@@ -187,12 +191,26 @@ def relative_position_bucket(distance, *, bidirectional, num_buckets=32, max_dis
     distance = jnp.abs(distance)
   else:
     distance = jnp.maximum(-distance, 0)
+  buckets = jnp.asarray(_distance_buckets(num_buckets, max_distance))
+  return offset + buckets[jnp.minimum(distance, max_distance)]
+
+
+@functools.lru_cache(maxsize=16)
+def _distance_buckets(num_buckets, max_distance):
+  """The bucket of each distance in [0, max_distance] in one direction, as T5X rounds: int32."""
   num_exact = num_buckets // 2
-  # The logarithm in float32 as in T5, whose rounding decides the bucket of distances at an edge.
-  growth = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / num_exact)
-  growth = growth / math.log(max_distance / num_exact) * (num_buckets - num_exact)
-  large = jnp.minimum(num_exact + growth.astype(jnp.int32), num_buckets - 1)
-  return offset + jnp.where(distance < num_exact, distance, large)
+  if not 1 <= num_exact < max_distance:
+    raise ValueError(
+      f'No buckets of relative positions: {num_buckets} in a direction, up to distance '
+      f'{max_distance}; there must be 2 or more, and half of them below that distance.'
+    )
+  distances = np.arange(max_distance + 1, dtype=np.int32)
+  # In NumPy, and with T5X's epsilon: where the logarithm is a whole number, the last bit decides,
+  # which XLA's has otherwise.
+  ratio = distances.astype(np.float32) / np.float32(num_exact) + np.finfo(np.float32).eps
+  growth = np.log(ratio) / np.float32(np.log(max_distance / num_exact))
+  large = num_exact + (growth * np.float32(num_buckets - num_exact)).astype(np.int32)
+  return np.where(distances < num_exact, distances, np.minimum(large, num_buckets - 1))
 
 
 class RelativePositionBias(nn.Module):

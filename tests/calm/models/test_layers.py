@@ -53,6 +53,59 @@ def test_buckets_are_those_of_transformers(bidirectional, num_buckets, max_dista
   np.testing.assert_array_equal(ours, expected.numpy())
 
 
+def t5x_buckets(distance, bidirectional, num_buckets, max_distance):
+  """The formula of T5X (t5x/examples/t5/layers.py) in NumPy's float32, one step a line."""
+  bucket = np.zeros_like(distance)
+  behind = -distance
+  if bidirectional:
+    num_buckets //= 2
+    bucket += (behind < 0) * num_buckets
+    behind = np.abs(behind)
+  else:
+    behind = np.maximum(behind, 0)
+  num_exact = num_buckets // 2
+  large = np.log(behind.astype(np.float32) / np.float32(num_exact) + np.finfo(np.float32).eps)
+  large /= np.float32(np.log(max_distance / num_exact))
+  large *= np.float32(num_buckets - num_exact)
+  large = np.minimum(num_exact + large.astype(np.int32), num_buckets - 1)
+  return bucket + np.where(behind < num_exact, behind, large)
+
+
+@pytest.mark.parametrize('bidirectional', [True, False])
+@pytest.mark.parametrize('max_distance', [40, 64, 100, 128, 200, 256, 512, 1000])
+def test_buckets_are_those_of_t5x_for_all_settings(bidirectional, max_distance):
+  distances = np.arange(-1100, 1100, dtype=np.int32)
+  for num_buckets in range(4, 65):
+    ours = layers.relative_position_bucket(
+      distances,
+      bidirectional=bidirectional,
+      num_buckets=num_buckets,
+      max_distance=max_distance,
+    )
+    expected = t5x_buckets(distances, bidirectional, num_buckets, max_distance)
+    np.testing.assert_array_equal(ours, expected, err_msg=str(num_buckets))
+
+
+def test_a_distance_on_an_edge_belongs_to_the_bucket_that_begins_there():
+  # Two buckets from distance 2 to 200; half of the way, in logarithms, is 20.
+  bucket = functools.partial(
+    layers.relative_position_bucket, bidirectional=False, num_buckets=4, max_distance=200
+  )
+  np.testing.assert_array_equal(
+    bucket(-jnp.array([0, 1, 2, 19, 20, 21, 999])), [0, 1, 2, 2, 3, 3, 3]
+  )
+  np.testing.assert_array_equal(jax.jit(bucket)(-jnp.array([19, 20])), [2, 3])
+
+
+@pytest.mark.parametrize('sizes', [(1, 128), (0, 128), (-4, 128), (32, 16), (32, 0)])
+def test_buckets_that_cannot_be(sizes):
+  num_buckets, max_distance = sizes
+  with pytest.raises(ValueError, match='No buckets of relative positions'):
+    layers.relative_position_bucket(
+      jnp.arange(3), bidirectional=False, num_buckets=num_buckets, max_distance=max_distance
+    )
+
+
 def test_relative_position_bias_reads_one_table_row_per_head():
   module = layers.RelativePositionBias(num_heads=3, bidirectional=False)
   table = jnp.arange(3 * 32.0).reshape(3, 32)
