@@ -23,7 +23,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'linear': lambda x: x,
   'relu': nn.relu,
   'gelu': functools.partial(nn.gelu, approximate=True),  # T5 1.1 uses the tanh form.
+  'exact_gelu': functools.partial(nn.gelu, approximate=False),  # BERT uses the error function.
   'silu': nn.silu,
+  'tanh': nn.tanh,
 }
 
 
@@ -32,7 +34,9 @@ def scaled_normal(divisor=1.0):
   return nn.initializers.variance_scaling(1.0 / divisor**2, 'fan_in', 'normal')
 
 
-def rows_dot_general(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
+def rows_dot_general(
+  x, kernel, dimension_numbers=None, precision=None, preferred_element_type=None
+):
   """`lax.dot_general` of x[..., D] and a kernel[D, F] as one product of matrices: [..., F].
 
   The kernel's gradient then contracts one axis, not two; for two XLA first writes out a transpose

@@ -1,4 +1,4 @@
-"""Small T5s with random weights for the tests of this folder."""
+"""Small networks with random weights for the tests of this folder."""
 
 from pathlib import Path
 
@@ -32,6 +32,27 @@ def _varied(config, seed=7):
 def varied_params():
   """Makes params of a config in which no parameter is trivial: no norm is 1, no bias 0."""
   return _varied
+
+
+@pytest.fixture(scope='session')
+def varied_encoder():
+  """Makes params of an encoder in which no parameter is trivial: no norm is 1, no bias 0."""
+
+  def make(model, seed=7):
+    generator = np.random.default_rng(seed)
+    flat = {}
+    for name, shape in parameters.shapes(model).items():
+      value = generator.standard_normal(shape, np.float32)
+      if name.endswith('scale'):
+        value = 1 + 0.3 * value
+      elif name.endswith('bias'):
+        value *= 0.3
+      elif name.endswith('kernel'):
+        value *= 1.5 / np.sqrt(shape[0])
+      flat[name] = value.astype(np.float32)
+    return parameters.unflatten(flat)
+
+  return make
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,204 @@
+"""BERT's layers: what they see, what they leave out, and what decides their results."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from calm.models import bert, parameters
+
+TINY = bert.BertConfig(37, 12, 3, 17, 2, 11, 3, num_labels=5)
+LENGTHS = np.array([7, 1, 4])
+MASK = np.arange(7) < LENGTHS[:, None]
+TOKENS = np.where(MASK, np.arange(21).reshape(3, 7) * 5 % 36 + 1, 0).astype(np.int32)
+TYPES = np.where(MASK, np.arange(7) % 3, 0).astype(np.int32)
+PUBLISHED_COUNTS = {'bert_base': 109_482_240, 'bert_large': 335_141_888, 'minilm': 22_713_216}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(config, params, tokens, mask, types):
+  """States after all layers, the pooled state after each, and logits of the last."""
+
+  def everything(module):
+    states = module(tokens, mask, types)
+    pooled = [module.pool(state) for state in states]
+    return states, pooled, module.classify(pooled[-1])
+
+  return bert.Bert(config).apply({'params': params}, method=everything)
+
+
+@pytest.fixture(scope='module')
+def params(varied_encoder):
+  return varied_encoder(bert.Bert(TINY))
+
+
+def test_a_layer_at_a_time_is_the_whole(params):
+  states, pooled, logits = _run(TINY, params, TOKENS, MASK, TYPES)
+  assert [state.shape for state in states] == [(3, 7, 12)] * 2
+  assert pooled[0].shape == (3, 12)
+  assert logits.shape == (3, 5)
+  model = bert.Bert(TINY)
+  bound = model.bind({'params': params})
+  layer = jax.jit(bound.layer, static_argnums=0)
+  state = jax.jit(bound.embed)(TOKENS, MASK, TYPES)
+  for index, expected in enumerate(states):
+    state = layer(index, state, MASK)
+    np.testing.assert_allclose(state, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_neither_padding_nor_other_rows_change_a_row(params):
+  expected, pooled, _ = _run(TINY, params, TOKENS, MASK, TYPES)
+  other = np.where(MASK, TOKENS, 9).astype(np.int32)
+  states, _, _ = _run(TINY, params, other, MASK, np.where(MASK, TYPES, 2).astype(np.int32))
+  for ours, theirs in zip(states, expected, strict=True):
+    np.testing.assert_array_equal(np.asarray(ours)[MASK], np.asarray(theirs)[MASK])
+  row, length = 2, LENGTHS[2]
+  alone = (slice(row, row + 1), slice(0, length))
+  states, alone_pooled, _ = _run(TINY, params, TOKENS[alone], MASK[alone], TYPES[alone])
+  for ours, theirs in zip(states, expected, strict=True):
+    np.testing.assert_allclose(ours[0], theirs[row, :length], rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(alone_pooled[-1][0], pooled[-1][row], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_nothing_but_padding_give_numbers(params):
+  states, _, logits = _run(TINY, params, TOKENS, np.zeros_like(MASK), TYPES)
+  assert np.isfinite(states[-1]).all()
+  assert np.isfinite(logits).all()
+
+
+def test_token_types_left_out_are_the_first(params):
+  model = bert.Bert(TINY)
+  run = jax.jit(lambda *args: model.apply({'params': params}, *args)[-1])
+  np.testing.assert_array_equal(run(TOKENS, MASK), run(TOKENS, MASK, np.zeros_like(TYPES)))
+  assert np.abs(run(TOKENS, MASK) - run(TOKENS, MASK, TYPES)).max() > 0.1
+
+
+def test_every_parameter_counts(params):
+  def loss(params):
+    return jnp.sum(jnp.sin(_run(TINY, params, TOKENS, MASK, TYPES)[-1]))
+
+  grads = parameters.flatten(jax.jit(jax.grad(loss))(params))
+  untouched = {name for name, grad in grads.items() if not np.abs(grad).max() > 1e-5}
+  # A constant added to all scores of a query changes no weight.
+  assert untouched == {f'layers_{i}/attention/key/bias' for i in range(2)}
+
+
+def test_rows_longer_than_the_table_of_positions_are_an_error(params):
+  long = np.ones((1, 12), np.int32)
+  with pytest.raises(ValueError, match='12 tokens, and the model 11 positions'):
+    bert.Bert(TINY).apply({'params': params}, long, long > 0)
+
+
+def test_what_a_model_lacks_is_an_error(varied_encoder):
+  plain = bert.Bert(dataclasses.replace(TINY, pooler=False, num_labels=0))
+  variables = {'params': varied_encoder(plain)}
+  assert not {'pooler', 'classifier'} & set(variables['params'])
+  state = plain.apply(variables, TOKENS, MASK)[-1]
+  with pytest.raises(ValueError, match='no pooler'):
+    plain.apply(variables, state, method=plain.pool)
+  with pytest.raises(ValueError, match='no classifier'):
+    plain.apply(variables, state[:, 0], method=plain.classify)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'named'),
+  [
+    ({'num_heads': 5}, 'num_heads'),
+    ({'activation': 'gelu_new'}, 'activation'),
+    ({'dtype': 'float16'}, 'dtype'),
+    ({'num_layers': 0}, 'num_layers'),
+    ({'max_length': 0}, 'max_length'),
+    ({'pooler': False}, 'num_labels'),
+    ({'num_labels': -1}, 'num_labels'),
+    ({'attention_dropout_rate': 1.0}, 'attention_dropout_rate'),
+    ({'classifier_dropout_rate': -0.1}, 'classifier_dropout_rate'),
+  ],
+)
+def test_configs_that_describe_no_network(changes, named):
+  with pytest.raises(ValueError, match=named):
+    dataclasses.replace(TINY, **changes)
+
+
+def test_fields_that_count_for_no_result_change_none(params):
+  others = {
+    'dropout_rate': 0.7,
+    'attention_dropout_rate': 0.6,
+    'classifier_dropout_rate': 0.5,
+    'init_stddev': 3.0,
+    'remat': True,
+  }
+  fields = dataclasses.fields(TINY)
+  assert {field.name for field in fields if not field.metadata.get('identity', True)} == set(others)
+  usual = _run(TINY, params, TOKENS, MASK, TYPES)
+  changed = _run(dataclasses.replace(TINY, **others), params, TOKENS, MASK, TYPES)
+  jax.tree.map(np.testing.assert_array_equal, usual, changed)
+
+
+@pytest.mark.parametrize(
+  'field', ['dropout_rate', 'attention_dropout_rate', 'classifier_dropout_rate']
+)
+def test_each_dropout_rate_is_of_use(params, field):
+  none = {'dropout_rate': 0.0, 'attention_dropout_rate': 0.0, 'classifier_dropout_rate': 0.0}
+
+  def logits(rates, seed):
+    model = bert.Bert(dataclasses.replace(TINY, **rates))
+
+    def run(module):
+      last = module(TOKENS, MASK, TYPES, deterministic=False)[-1]
+      return module.classify(module.pool(last), deterministic=False)
+
+    return model.apply({'params': params}, method=run, rngs={'dropout': jax.random.key(seed)})
+
+  usual = _run(TINY, params, TOKENS, MASK, TYPES)[-1]
+  np.testing.assert_allclose(logits(none, 0), usual, rtol=1e-5, atol=1e-5)
+  drawn = [logits({**none, field: 0.5}, seed) for seed in range(2)]
+  assert np.abs(drawn[0] - usual).max() > 1e-3
+  assert np.abs(drawn[0] - drawn[1]).max() > 1e-3
+
+
+def test_bfloat16_is_near_float32(params):
+  low = dataclasses.replace(TINY, dtype='bfloat16')
+  states, _, logits = _run(low, params, TOKENS, MASK, TYPES)
+  exact, _, exact_logits = _run(TINY, params, TOKENS, MASK, TYPES)
+  assert states[-1].dtype == jnp.bfloat16
+  assert logits.dtype == jnp.float32
+  error = np.abs(states[-1].astype(np.float32) - exact[-1])[MASK].max()
+  assert 1e-4 < error / np.abs(exact[-1]).max() < 0.05
+  assert np.abs(logits - exact_logits).max() < 0.1 * np.abs(exact_logits).max()
+
+
+@pytest.mark.parametrize('name', PUBLISHED_COUNTS)
+def test_published_sizes_have_the_published_number_of_parameters(name):
+  shapes = parameters.shapes(bert.Bert(bert.published(name)))
+  assert sum(math.prod(shape) for shape in shapes.values()) == PUBLISHED_COUNTS[name]
+
+
+def test_published_sizes_can_be_changed():
+  assert bert.published('minilm', num_layers=2).num_layers == 2
+  with pytest.raises(ValueError, match='bert_base, bert_large'):
+    bert.published('bert_huge')
+
+
+def test_matrices_of_layers_and_words_are_split_once():
+  used = set()
+  for name, shape in parameters.shapes(bert.Bert(TINY)).items():
+    specs = {p: spec for p, spec in bert.Bert.partition_rules if re.search(p, name)}
+    used |= set(specs)
+    matrix = 'layers' in name and name.endswith('kernel')
+    assert len(specs) == 1 if matrix or 'word' in name else len(specs) <= 1, name
+    assert all(len(spec) == len(shape) for spec in specs.values())
+  assert used == {pattern for pattern, _ in bert.Bert.partition_rules}
+
+
+def test_lowers_for_tpu_and_gpu():
+  params = jax.eval_shape(bert.Bert(TINY).init_params, jax.random.key(0))
+  tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+  mask = jax.ShapeDtypeStruct((2, 7), bool)
+  run = jax.jit(functools.partial(_run, TINY))
+  exported = jax.export.export(run, platforms=['tpu', 'cuda'])(params, tokens, mask, tokens)
+  assert exported.platforms == ('tpu', 'cuda')
