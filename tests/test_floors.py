@@ -12,6 +12,7 @@ FLOORS = (
   (
     'storage',
     'sources',
+    'model_folders',
     'fingerprints',
     't5x_names',
     'earlier_names',

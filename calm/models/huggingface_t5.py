@@ -127,6 +127,11 @@ class Directory:
     layers = ((name, re.match(r'decoder\.block\.(\d+)\.', name)) for name in self.shapes)
     return [name for name, at in layers if at and int(at[1]) >= config.num_decoder_layers]
 
+  def left_out(self, config):
+    """Names of the parameters for which a network of `config` has no place: none are let pass."""
+    del config
+    return []
+
 
 def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
   """Writes a directory that transformers' T5ForConditionalGeneration loads; returns its path.

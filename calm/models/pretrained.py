@@ -2,12 +2,45 @@
 
 from pathlib import Path
 
-from calm.models import huggingface_t5, parameters, safetensors_directory, t5x_format
-
-save_huggingface = huggingface_t5.save
+from calm import model_folders, storage
+from calm.models import (
+  huggingface_bert,
+  huggingface_t5,
+  parameters,
+  safetensors_directory,
+  t5x_format,
+)
+from calm.models.bert import BertConfig
+from calm.models.t5 import T5Config
 
 # What reads a directory of transformers, by the model_type in its config.json.
-READERS = {'t5': huggingface_t5.Directory}
+READERS = {'bert': huggingface_bert.Directory, 't5': huggingface_t5.Directory}
+# What writes one, by the class of the network's config.
+WRITERS = {BertConfig: huggingface_bert.save, T5Config: huggingface_t5.save}
+
+
+def save_huggingface(directory, config, params, *, dtype='float32', vocabulary_path=None, **others):
+  """Writes a directory that transformers' `from_pretrained` loads; returns its path.
+
+  Args:
+    directory: is made; may exist if it holds nothing else than such an export.
+    config: of `params`: a class of WRITERS.
+    params: the parameters, a nested dict of arrays.
+    dtype: of the written weights, 'float32' or 'bfloat16'.
+    vocabulary_path: what is copied beside the weights: T5's SentencePiece model, or a directory
+      with an encoder's tokenizer.
+    others: what else that kind's own `save` takes, as an encoder's `labels`.
+
+  Raises:
+    FileExistsError: `directory` holds other files; nothing is changed.
+    FileNotFoundError: there is no such vocabulary.
+    ValueError: no directory, or transformers has no such network, or params of another shape.
+  """
+  if type(config) not in WRITERS:
+    known = ', '.join(kind.__name__ for kind in WRITERS)
+    raise ValueError(f'A {type(config).__name__} cannot be exported; there are {known}.')
+  save = WRITERS[type(config)]
+  return save(directory, config, params, dtype=dtype, vocabulary_path=vocabulary_path, **others)
 
 
 def load(directory, config=None, *, cut_decoder=False):
@@ -63,6 +96,11 @@ def _read(directory, source, model, cut_decoder, begun=()):
   """The parameters of `model`: those of the flat dict `begun`, and all others from `source`."""
   others = {source.name(flat) for flat in begun}
   found = {name: shape for name, shape in source.shapes.items() if name not in others}
+  left_out = set(source.left_out(model.config)) & found.keys()
+  if left_out:
+    found = {name: shape for name, shape in found.items() if name not in left_out}
+    listed = ', '.join(sorted(left_out))
+    storage.warn(f'{directory}: left out, since the model has no place for them: {listed}')
   settings, mends = source.differences(model.config), []
   beyond = source.beyond(model.config)
   if beyond and cut_decoder:
@@ -82,6 +120,7 @@ def _source(directory):
   """What reads `directory`, chosen by the files in it."""
   if not directory.is_dir():
     raise FileNotFoundError(f'There is no directory {directory}.')
+  directory = model_folders.transformer_folder(directory)
   if safetensors_directory.holds_weights(directory):
     model_type = safetensors_directory.read_settings(directory).get('model_type')
     if str(model_type) not in READERS:

@@ -104,6 +104,11 @@ class Directory:
     layers = ((name, re.match(r'decoder\.layers_(\d+)\.', name)) for name in self.shapes)
     return [name for name, at in layers if at and int(at[1]) >= config.num_decoder_layers]
 
+  def left_out(self, config):
+    """Names of the parameters for which a network of `config` has no place: none are let pass."""
+    del config
+    return []
+
   def _open(self, name, leaf):
     """An array, or the future of an open tensorstore."""
     if isinstance(leaf, np.ndarray):

@@ -196,7 +196,8 @@ def test_a_network_of_an_unknown_kind_is_refused_and_the_known_ones_are_listed(
   path.write_text(json.dumps({**json.loads(path.read_text()), 'model_type': model_type}))
   with pytest.raises(ValueError) as raised:
     pretrained.load(huggingface_copy)
-  assert str(raised.value) == f'{path}: model_type is {model_type!r}; known are t5.'
+  known = ', '.join(pretrained.READERS)
+  assert str(raised.value) == f'{path}: model_type is {model_type!r}; known are {known}.'
 
 
 def test_a_classifier_that_is_there_is_read(tmp_path, varied_params, equal_trees):

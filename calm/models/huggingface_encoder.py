@@ -1,0 +1,266 @@
+"""What encoders have in common as Hugging Face transformers keeps them.
+
+The base lies under a prefix or not, the scale and bias of a norm may have their first names, and
+heads of other tasks may lie beside. Each kind of encoder adds its settings:
+`calm.models.huggingface_bert`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from calm import model_folders
+from calm.models import parameters, safetensors_directory
+from calm.models.foreign_config import NO_ACCOUNT, Settings
+from calm.models.safetensors_directory import CONFIG
+
+# hidden_act, and our name of it; of several that mean one, the first is written.
+ACTIVATIONS = {
+  'gelu': 'exact_gelu',
+  'gelu_python': 'exact_gelu',
+  'gelu_new': 'gelu',
+  'gelu_fast': 'gelu',
+  'gelu_accurate': 'gelu',
+  'gelu_pytorch_tanh': 'gelu',
+  'relu': 'relu',
+  'silu': 'silu',
+  'swish': 'silu',
+  'tanh': 'tanh',
+  'linear': 'linear',
+}
+# Our names and theirs; what follows the slash is a kernel, a scale, a bias or an embedding.
+NAMES = (
+  (r'embeddings/(word|position|token_type)/(\w+)', r'embeddings.\1_embeddings/\2'),
+  (r'embeddings/norm/(\w+)', r'embeddings.LayerNorm/\1'),
+  (r'layers_(\d+)/attention/(query|key|value)/(\w+)', r'encoder.layer.\1.attention.self.\2/\3'),
+  (r'layers_(\d+)/attention/out/(\w+)', r'encoder.layer.\1.attention.output.dense/\2'),
+  (r'layers_(\d+)/attention_norm/(\w+)', r'encoder.layer.\1.attention.output.LayerNorm/\2'),
+  (r'layers_(\d+)/mlp/wi/(\w+)', r'encoder.layer.\1.intermediate.dense/\2'),
+  (r'layers_(\d+)/mlp/wo/(\w+)', r'encoder.layer.\1.output.dense/\2'),
+  (r'layers_(\d+)/mlp_norm/(\w+)', r'encoder.layer.\1.output.LayerNorm/\2'),
+  (r'pooler/dense/(\w+)', r'pooler.dense/\1'),
+  (r'classifier/(\w+)', r'classifier/\1'),
+)
+TOKENIZER_FILES = (
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'vocab.txt',
+  'vocab.json',
+  'merges.txt',
+)
+# Settings of any encoder that change nothing of its states and logits.
+_NO_ACCOUNT = frozenset({
+  'cross_attention_hidden_size',
+  'directionality',
+  'eos_token_id',
+  'language',
+  'model_max_length',
+  'name',
+  'pad_token_id',
+  'pooler_fc_size',
+  'pooler_num_attention_heads',
+  'pooler_num_fc_layers',
+  'pooler_size_per_head',
+  'pooler_type',
+  'sentence_transformers',
+  'tie_word_embeddings',
+})  # fmt: skip
+_CLASSIFIER = 'classifier.'
+# Of other tasks.
+_HEADS = ('cls.', 'qa_outputs.', 'lm_predictions.', 'mask_predictions.')
+# Early versions wrote these buffers.
+_UNUSED = ('embeddings.position_ids', 'embeddings.token_type_ids')
+
+
+class EncoderDirectory:
+  """An encoder in a directory of transformers; parameters are read one by one, when asked for.
+
+  Attributes:
+    network: the class of the network.
+    config: the config that config.json and the heads found describe.
+    labels: the names of the classifier's labels; empty where there is no classifier.
+    shapes: the shape of every parameter found, by transformers' name.
+
+  Raises:
+    FileNotFoundError: config.json or a shard is missing.
+    ValueError: a file is damaged, or a setting is not supported.
+  """
+
+  network: Any
+  config_class: Any
+  # Of the names of the base, where it lies beside a head.
+  prefix: str
+  # What transformers calls a network whose head is our classifier, and one without.
+  architecture: str
+  base_architecture: str
+  # Fields of the config that config.json tells, to be compared.
+  fields: Sequence[str]
+  names: Sequence[tuple[str, str]] = NAMES
+
+  def __init__(self, directory):
+    values = safetensors_directory.read_settings(directory)
+    settings = Settings(values, directory / CONFIG)
+    unused = [f'{prefix}{name}' for prefix in ('', self.prefix) for name in _UNUSED]
+    self._tensors = safetensors_directory.Tensors(directory, unused)
+    self.shapes = self._tensors.shapes
+    self._prefix = self.prefix if any(n.startswith(self.prefix) for n in self.shapes) else ''
+    for name in list(self.shapes):
+      now = re.sub(r'LayerNorm\.gamma$', 'LayerNorm.weight', name)
+      now = re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', now)
+      if now != name:
+        self._tensors.merge(now, (name,))
+    pooler = any(name.startswith(f'{self._prefix}pooler.') for name in self.shapes)
+    self.labels = self._read_labels(values, settings, pooler)
+    _refuse_other_forms(settings)
+    fields = self._fields(settings)
+    try:
+      self.config = self.config_class(
+        **fields, pooler=pooler or bool(self.labels), num_labels=len(self.labels)
+      )
+    except ValueError as error:
+      raise ValueError(f'{settings.path}: {error}') from None
+    settings.finish(NO_ACCOUNT | _NO_ACCOUNT)
+
+  def _fields(self, settings):
+    """The fields of the config that `settings` tell, all but those of the heads."""
+    raise NotImplementedError
+
+  def name(self, flat):
+    """transformers' name of the parameter with the flat name `flat`; None if it has none."""
+    name = name_of(flat, self.names)
+    return name if name is None or name.startswith(_CLASSIFIER) else self._prefix + name
+
+  @staticmethod
+  def shape(flat, shape):
+    """The shape in which transformers keeps a parameter of our `shape`."""
+    return tuple(reversed(shape)) if flat.endswith('kernel') else tuple(shape)
+
+  def read(self, flat):
+    """The parameter with flat name `flat`, as a float32 array."""
+    value = self._tensors.read(self.name(flat))
+    return np.array(value.T if flat.endswith('kernel') else value, np.float32, order='C')
+
+  def differences(self, config):
+    """Lines about the settings in which `config` differs from config.json.
+
+    Dropout and the type of activations are left to the user; heads show in the parameters.
+    """
+    pairs = {name: (getattr(config, name), getattr(self.config, name)) for name in self.fields}
+    return [
+      f'{name}: the model has {ours!r}, config.json says {theirs!r}'
+      for name, (ours, theirs) in pairs.items()
+      if ours != theirs
+    ]
+
+  def beyond(self, config):
+    """Names of the parameters of decoder layers beyond those of `config`: there are none."""
+    del config
+    return []
+
+  def left_out(self, config):
+    """Names of the parameters of heads for which a network of `config` has no place."""
+    heads = [*_HEADS]
+    if not (config.num_labels and self.config.num_labels):
+      heads.append(_CLASSIFIER)
+    if not config.pooler:
+      heads.append(f'{self._prefix}pooler.')
+    return sorted(name for name in self.shapes if name.startswith(tuple(heads)))
+
+  def _read_labels(self, values, settings, pooler):
+    """Names of the labels of a classifier over the pooled state, if there is one."""
+    architectures = values.get('architectures') or ()
+    rows, *_ = self.shapes.get(f'{_CLASSIFIER}weight') or (0,)
+    if self.architecture not in architectures:
+      # Of a network that does not say what it is, the parameters tell.
+      return _default_labels(rows if pooler and not architectures else 0)
+    if 'id2label' not in settings:
+      return _default_labels(settings.size('num_labels', rows or 2))
+    names = values['id2label']
+    if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
+      settings.refuse('id2label', 'it must name labels 0, 1, ...')
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def written_activation(ours):
+  """hidden_act of one of our activations."""
+  return next(name for name, activation in ACTIVATIONS.items() if activation == ours)
+
+
+def name_of(flat, names=NAMES):
+  """transformers' name, without a prefix, of a flat name; None if it has none."""
+  for pattern, name in names:
+    if match := re.fullmatch(pattern, flat):
+      name, _, kind = match.expand(name).partition('/')
+      return f'{name}.{"bias" if kind == "bias" else "weight"}'
+  return None
+
+
+def export(kind, config, params, labels=()):
+  """What is written of a network: its tensors, and what config.json says of its head.
+
+  Args:
+    kind: the EncoderDirectory that would read it.
+    config: of `params`.
+    params: the parameters, a nested dict of arrays.
+    labels: names of the classifier's labels; by default LABEL_0 and so on.
+
+  Returns:
+    Arrays by transformers' name, and a dict of settings.
+
+  Raises:
+    ValueError: the parameters do not fit `config`, or the labels the classifier.
+  """
+  flat = parameters.flatten(params)
+  shapes = {name: np.shape(value) for name, value in flat.items()}
+  parameters.require_fit('params', parameters.shapes(kind.network(config)), shapes)
+  if labels and len(set(labels)) != config.num_labels:
+    raise ValueError(f'There are {len(set(labels))} labels, and the model has {config.num_labels}.')
+  tensors = {}
+  for name, value in flat.items():
+    theirs = name_of(name, kind.names)
+    if config.num_labels and not theirs.startswith(_CLASSIFIER):
+      theirs = kind.prefix + theirs
+    tensors[theirs] = np.asarray(value).T if name.endswith('kernel') else np.asarray(value)
+  if not config.num_labels:
+    return tensors, {'architectures': [kind.base_architecture]}
+  names = tuple(labels) or _default_labels(config.num_labels)
+  return tensors, {
+    'architectures': [kind.architecture],
+    'id2label': {str(i): name for i, name in enumerate(names)},
+    'label2id': {name: i for i, name in enumerate(names)},
+  }
+
+
+def tokenizer_files(directory):
+  """The tokenizer's files in a directory by name, None where there is none.
+
+  Raises:
+    FileNotFoundError: there is none at all.
+  """
+  if directory is None:
+    return dict.fromkeys(TOKENIZER_FILES)
+  folder = model_folders.transformer_folder(directory)
+  found = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
+  if not found:
+    raise FileNotFoundError(
+      f'{directory} holds no tokenizer: none of {", ".join(TOKENIZER_FILES)}.'
+    )
+  return {name: found.get(name) for name in TOKENIZER_FILES}
+
+
+def _default_labels(number):
+  return tuple(f'LABEL_{i}' for i in range(number))
+
+
+def _refuse_other_forms(settings):
+  """Refuses what makes another network of the same parameters."""
+  for name in ('is_decoder', 'is_encoder_decoder', 'add_cross_attention', 'tie_encoder_decoder'):
+    settings.only(name, (False,), 'only encoders are supported')
+  settings.only('pruned_heads', ({}, []), 'pruned heads are not supported')
+  settings.only('quantization_config', (), 'quantized weights are not supported')
+  settings.only('auto_map', (), 'it is computed by code of its own, which is not run')
+  settings.generation()  # Encoders generate nothing.
