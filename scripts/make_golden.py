@@ -1,12 +1,18 @@
-"""Writes what transformers computes for two small random T5s, for tests where torch is absent.
+"""Writes what transformers computes for small random networks, for tests where torch is absent.
 
   python scripts/make_golden.py tests/fixtures
 
-makes `golden_t5_1_0` and `golden_t5_1_1`, each a directory of transformers (config.json,
-model.safetensors) with `expected.npz` beside the weights: encoder_input_tokens[5, 40],
-decoder_input_tokens[5, 13], decoder_target_tokens[5, 13], padded with 0; float32 encoded[5, 40, D]
-and logits[5, 13, V], of use where there is no padding; tokens[5, 17], the greedy output without
-the start token, 0 after its end. Needs the `parity` extra.
+makes directories of transformers (config.json, model.safetensors) with `expected.npz` beside the
+weights. Needs the `parity` extra.
+
+`golden_t5_1_0` and `golden_t5_1_1`: encoder_input_tokens[5, 40], decoder_input_tokens[5, 13],
+decoder_target_tokens[5, 13], padded with 0; float32 encoded[5, 40, D] and logits[5, 13, V], of use
+where there is no padding; tokens[5, 17], the greedy output without the start token, 0 after its
+end.
+
+`golden_bert`, a classifier: tokens[4, 23], mask[4, 23] and token_types[4, 23], two texts in each
+row; computed in float64 and stored in float32, states[L + 1, 4, 23, D] from the embeddings on, of
+use where there is no padding, pooled[4, D] and logits[4, C].
 """
 
 import argparse
@@ -31,6 +37,19 @@ KINDS = {
   'golden_t5_1_0': {'feed_forward_proj': 'relu', 'tie_word_embeddings': True},
   'golden_t5_1_1': {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
 }
+ENCODER_SIZES = {
+  'vocab_size': 53,
+  'hidden_size': 20,
+  'intermediate_size': 34,
+  'num_hidden_layers': 3,
+  'num_attention_heads': 4,
+  'max_position_embeddings': 29,
+  'num_labels': 3,
+}
+ENCODERS = {
+  'golden_bert': (transformers.BertConfig, transformers.BertForSequenceClassification, {}),
+}
+TEXT_LENGTHS = (23, 2, 9, 17)
 SOURCE_LENGTHS = (40, 1, 17, 29, 8)
 TARGET_LENGTHS = (13, 7, 2, 13, 10)
 MAX_STEPS = 17
@@ -100,6 +119,57 @@ def expected(model, generator):
   }
 
 
+def random_encoder(name, generator):
+  """A classifier of transformers whose every weight is drawn."""
+  config_class, model_class, settings = ENCODERS[name]
+  model = model_class(config_class(**ENCODER_SIZES, **settings)).eval()
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      drawn = generator.standard_normal(weight.shape, np.float32)
+      if 'LayerNorm.weight' in name:
+        drawn = 1 + 0.3 * drawn
+      elif weight.ndim == 1:
+        drawn *= 0.3
+      elif 'embeddings' not in name:
+        drawn *= 1.5 / np.sqrt(weight.shape[1])
+      weight.copy_(torch.from_numpy(np.asarray(drawn, np.float32)))
+  return model
+
+
+def expected_of_encoder(model, generator):
+  """Inputs, and what the model makes of them in float64."""
+  where, lengths = np.arange(max(TEXT_LENGTHS)), np.array(TEXT_LENGTHS)[:, None]
+  mask = where < lengths
+  tokens = np.where(mask, generator.integers(1, ENCODER_SIZES['vocab_size'], mask.shape), 0)
+  types = (mask & (where >= lengths // 3)).astype(np.int32)
+  inputs = (torch.from_numpy(array).long() for array in (tokens, mask, types))
+  model = model.double()
+  with torch.no_grad():
+    out = model(
+      **dict(zip(('input_ids', 'attention_mask', 'token_type_ids'), inputs, strict=True)),
+      output_hidden_states=True,
+    )
+    pooled = model.base_model.pooler(out.hidden_states[-1])
+  results = {
+    'states': torch.stack(out.hidden_states),
+    'pooled': pooled,
+    'logits': out.logits,
+  }
+  return {
+    'tokens': tokens.astype(np.int32),
+    'mask': mask,
+    'token_types': types,
+    **{name: value.numpy().astype(np.float32) for name, value in results.items()},
+  }
+
+
+def write(directory, model, arrays):
+  """Writes a directory of transformers with `expected.npz` beside the weights."""
+  shutil.rmtree(directory, ignore_errors=True)
+  model.save_pretrained(directory)
+  np.savez_compressed(directory / 'expected.npz', **arrays)
+
+
 def lively(gap, tokens):
   """Whether greedy tokens are many, no near tie, and end both before the last step and not."""
   ended = (tokens == EOS).any(-1)
@@ -108,7 +178,7 @@ def lively(gap, tokens):
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-  parser.add_argument('directory', type=Path, help='where the two directories are made')
+  parser.add_argument('directory', type=Path, help='where the directories are made')
   arguments = parser.parse_args()
   for name, settings in KINDS.items():
     directory = arguments.directory / name
@@ -118,10 +188,14 @@ def main():
       gap, arrays = expected(model, generator)
       if lively(gap, arrays['tokens']):
         break
-    shutil.rmtree(directory, ignore_errors=True)
-    model.save_pretrained(directory)
-    np.savez_compressed(directory / 'expected.npz', **arrays)
+    write(directory, model, arrays)
     print(f'{directory} (seed {seed})')
+  for name in ENCODERS:
+    generator = np.random.default_rng(0)
+    model = random_encoder(name, generator)
+    arrays = expected_of_encoder(model, generator)
+    write(arguments.directory / name, model.float(), arrays)
+    print(arguments.directory / name)
 
 
 if __name__ == '__main__':
