@@ -54,6 +54,7 @@ setuptools.setup(
     'tensorflow',
     'tensorflow-datasets',
     'tensorstore',
+    'tokenizers',
     'tqdm',
   ],
   extras_require={
