@@ -81,6 +81,7 @@ class EncoderDirectory:
 
   Attributes:
     network: the class of the network.
+    config_class: that of its config.
     config: the config that config.json and the heads found describe.
     labels: the names of the classifier's labels; empty where there is no classifier.
     shapes: the shape of every parameter found, by transformers' name.

@@ -76,6 +76,7 @@ class Directory:
 
   Attributes:
     network: the class of the network, T5.
+    config_class: that of its config.
     config: the T5Config that config.json describes.
     shapes: the shape of every parameter found, by transformers' name.
 
@@ -85,6 +86,7 @@ class Directory:
   """
 
   network = T5
+  config_class = T5Config
 
   def __init__(self, directory):
     settings = safetensors_directory.read_settings(directory)

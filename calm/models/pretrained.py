@@ -52,13 +52,14 @@ def load(directory, config=None, *, cut_decoder=False):
 
   Args:
     directory: on this machine.
-    config: the config (as T5Config) to load for; every size and setting must agree with the
-      checkpoint's. By default the checkpoint's own, in float32.
+    config: the config (as T5Config or BertConfig) to load for; every size and setting must agree
+      with the checkpoint's. By default the checkpoint's own, in float32.
     cut_decoder: whether to drop the checkpoint's decoder layers beyond `config`'s.
 
   Returns:
     (config, params), params a nested dict of float32 NumPy arrays: they are on the host, for the
-    caller to place on devices.
+    caller to place on devices. An encoder's heads for which the network has no place are left out,
+    and named on stderr.
 
   Raises:
     FileNotFoundError: there is no such directory, or no checkpoint in it, or a part is missing.
@@ -68,6 +69,10 @@ def load(directory, config=None, *, cut_decoder=False):
   """
   source = _source(Path(directory))
   config = source.config if config is None else config
+  if not isinstance(config, source.config_class):
+    raise ValueError(
+      f'{directory} is for a {source.config_class.__name__}, not a {type(config).__name__}.'
+    )
   return config, _read(directory, source, source.network(config), cut_decoder)
 
 

@@ -24,6 +24,7 @@ class Directory:
 
   Attributes:
     network: the class of the network, T5.
+    config_class: that of its config.
     shapes: the shape of every parameter found, by name: 'decoder.layers_0.mlp.wo.kernel'.
 
   Raises:
@@ -31,6 +32,7 @@ class Directory:
   """
 
   network = T5
+  config_class = T5Config
 
   def __init__(self, directory):
     self._path = directory

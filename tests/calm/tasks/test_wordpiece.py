@@ -93,6 +93,7 @@ def test_a_length_that_holds_no_text_is_an_error(tokenizer):
   ('row', 'message'),
   [
     ((), '0 texts'),
+    ('ab', 'not a tuple'),
     (('a', 'b', 'c'), '3 texts'),
     (('the', None), 'None is no text'),
     (('cat \ud83d',), 'half a character'),
