@@ -44,6 +44,7 @@ setuptools.setup(
     'numpy',
     'optax',
     'orbax-checkpoint',
+    'regex',
     'rouge-score',
     'sacrebleu',
     'safetensors',

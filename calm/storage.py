@@ -198,7 +198,25 @@ def unpacked(file: BinaryIO) -> BinaryIO:
 
 def warn(message: str) -> None:
   """A line on standard error."""
-  print(message, file=sys.stderr, flush=True)
+  print(shortened(message, 4000), file=sys.stderr, flush=True)
+
+
+def shortened(text: str, most: int = 200) -> str:
+  """A text of at most `most` characters: of a longer one its begin and end, and how long it is."""
+  if len(text) <= most:
+    return text
+  said = f' ... ({len(text)} characters) ... '
+  room = max(most - len(said), 2)
+  return text[: room - room // 3] + said + text[len(text) - room // 3 :]
+
+
+def shown(value: Any, most: int = 200) -> str:
+  """A value as a message shows it: its repr, shortened."""
+  # Of a long text no more is written out than can be seen.
+  if isinstance(value, str | bytes) and len(value) > 2 * most:
+    half = value[:most], value[-most:]
+    return f'{repr(half[0])[: most // 2]} ... ({len(value)} long) ... {repr(half[1])[-most // 3 :]}'
+  return shortened(repr(value), most)
 
 
 def _canonical(record):

@@ -7,16 +7,14 @@ full model's output or a reference. Those of this module compare strings, except
 `token_disagreement`, which compares token ids. None depends on anything but its two arguments.
 """
 
-import collections
 import functools
-import re
-import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import sacrebleu
-from rouge_score import rouge_scorer, tokenizers
+
+from calm.tasks import words
 
 Dissimilarity = Callable[[Any, Any], float]
 
@@ -93,7 +91,7 @@ def _of_texts(score):
   """
 
   @functools.wraps(score)
-  def dissimilarity(text: str, other: str) -> float:
+  def dissimilarity(text: str, other: str, **settings: Any) -> float:
     for given in (text, other):
       if not isinstance(given, str):
         raise ValueError(
@@ -104,19 +102,20 @@ def _of_texts(score):
       return 0.0
     if not text.strip() or not other.strip():
       return 1.0
-    return min(1.0, max(0.0, 1.0 - score(text, other)))
+    return min(1.0, max(0.0, 1.0 - score(text, other, **settings)))
 
   return dissimilarity
 
 
 @_of_texts
-def rouge_l(text, other):
+def rouge_l(text, other, *, split=words.WORDS):
   """1 - ROUGE-L, the F-measure over the longest common subsequence of words.
 
   On ASCII the words, and so the scores, are those of the rouge_score package without stemming.
-  Letters beyond ASCII are letters here, where rouge_score drops them: 'été' is not 'âtâ'.
+  Letters beyond ASCII are letters here, where rouge_score drops them: 'été' is not 'âtâ'. `split`
+  gives a text's words.
   """
-  return _rouge_scorer().score(other, text)['rougeL'].fmeasure
+  return words.rouge(('rougeL',), split).score(other, text)['rougeL'].fmeasure
 
 
 @_of_texts
@@ -127,32 +126,29 @@ def exact_match(text, other):
 
 
 @_of_texts
-def token_f1(text, other):
+def token_f1(text, other, *, form=words.ANSWER):
   """1 - token F1 of SQuAD (Rajpurkar et al., https://arxiv.org/abs/1606.05250).
 
   The harmonic mean of precision and recall over bags of words, in lower case, without ASCII
-  punctuation and the articles a, an, the. Two texts of which nothing is left count as equal.
+  punctuation and the articles a, an, the, or as `form` has it. Two texts of which nothing is left
+  count as equal.
   """
-  words, others = _squad_words(text), _squad_words(other)
-  if not words or not others:
-    return float(words == others)
-  common = (collections.Counter(words) & collections.Counter(others)).total()
-  return 2 * common / (len(words) + len(others))
+  return words.shared_f1(form.words(text), form.words(other))
 
 
 @_of_texts
-def bleu(text, other):
+def bleu(text, other, *, tokenize='13a'):
   """1 - sentence BLEU by sacrebleu: exponential smoothing, effective order, 13a words.
 
-  Not symmetric: precision is that of the first text.
+  Not symmetric: precision is that of the first text. `tokenize` is one of sacrebleu's.
   """
-  return _bleu_scorer().sentence_score(text, [other]).score / 100
+  return _bleu_scorer(tokenize).sentence_score(text, [other]).score / 100
 
 
 @_of_texts
-def chrf(text, other):
-  """1 - chrF by sacrebleu: F2 over character 1- to 6-grams."""
-  return _chrf_scorer().sentence_score(text, [other]).score / 100
+def chrf(text, other, *, word_order=0):
+  """1 - chrF by sacrebleu: F2 over character 1- to 6-grams, and `word_order` n-grams of words."""
+  return _chrf_scorer(word_order).sentence_score(text, [other]).score / 100
 
 
 def token_disagreement(tokens: np.ndarray, others: np.ndarray) -> Any:
@@ -181,34 +177,15 @@ DISSIMILARITIES: dict[str, Dissimilarity] = {
 }
 
 
-class _Words(tokenizers.Tokenizer):
-  """Runs of letters and digits, in lower case."""
-
-  def tokenize(self, text):
-    return re.findall(r'[^\W_]+', text.lower())
+@functools.cache
+def _bleu_scorer(tokenize):
+  words.check_tokenization(tokenize)
+  return sacrebleu.BLEU(effective_order=True, tokenize=tokenize)
 
 
 @functools.cache
-def _rouge_scorer():
-  return rouge_scorer.RougeScorer(['rougeL'], tokenizer=_Words())
-
-
-@functools.cache
-def _bleu_scorer():
-  return sacrebleu.BLEU(effective_order=True)
-
-
-@functools.cache
-def _chrf_scorer():
-  return sacrebleu.CHRF()
-
-
-_PUNCTUATION = str.maketrans('', '', string.punctuation)
-
-
-def _squad_words(text):
-  words = text.lower().translate(_PUNCTUATION)
-  return re.sub(r'\b(a|an|the)\b', ' ', words).split()
+def _chrf_scorer(word_order):
+  return sacrebleu.CHRF(word_order=word_order)
 
 
 def _padded(tokens, length):

@@ -2,18 +2,20 @@
 
 A target is a text or, where several answers are right, a list of texts. Scores run from 0 to 100,
 correlations from -100 to 100. All raise ValueError if there is nothing to score, the numbers of
-targets and predictions differ, or a target has no text.
+targets and predictions differ, or a target has no text. What depends on the language, such as how
+words are told apart, is an argument, which gin may set.
 """
 
 import collections
 import re
-import string
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import sacrebleu
 import scipy.stats
-from rouge_score import rouge_scorer
+
+from calm import storage
+from calm.tasks import words
 
 Targets = Sequence[str | Sequence[str]]
 
@@ -39,38 +41,77 @@ def _streams(targets):
   return [[refs[i] if i < len(refs) else None for refs in several] for i in range(most)]
 
 
-def bleu(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
-  """Corpus BLEU of sacrebleu with its default tokenisation ('13a') and smoothing.
+def bleu(
+  targets: Targets, predictions: Sequence[str], *, tokenize: str = '13a', lower: bool = False
+) -> dict[str, float]:
+  """Corpus BLEU of sacrebleu with its smoothing.
 
   Papineni et al., https://aclanthology.org/P02-1040; Post, https://arxiv.org/abs/1804.08771.
+
+  Args:
+    tokenize: one of sacrebleu's: '13a' for languages with spaces, 'zh' or 'char' for others, ...
+    lower: whether case makes no difference.
+
+  Raises:
+    ValueError: sacrebleu has no such tokenisation.
   """
   _check(targets, predictions)
-  return {'bleu': sacrebleu.corpus_bleu(list(predictions), _streams(targets)).score}
+  words.check_tokenization(tokenize)
+  if tokenize in words.WITH_SPACES and words.mostly_without_spaces(
+    [one for target in targets[:100] for one in _references(target)]
+  ):
+    storage.warn(
+      f'BLEU takes words from space to space (tokenize = {tokenize!r}), and these references have'
+      " hardly any: set metrics.bleu.tokenize = 'zh' or 'char'."
+    )
+  scorer = sacrebleu.BLEU(tokenize=tokenize, lowercase=lower)
+  return {'bleu': scorer.corpus_score(list(predictions), _streams(targets)).score}
 
 
-def chrf(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
-  """Corpus chrF2 of sacrebleu. Popovic, https://aclanthology.org/W15-3049."""
+def chrf(
+  targets: Targets, predictions: Sequence[str], *, word_order: int = 0, lower: bool = False
+) -> dict[str, float]:
+  """Corpus chrF2 of sacrebleu; of `word_order` 2, chrF++. Popovic, https://aclanthology.org/W15-3049.
+
+  Args:
+    word_order: n-grams of words to count beside those of characters.
+    lower: whether case makes no difference.
+  """
   _check(targets, predictions)
-  return {'chrf': sacrebleu.corpus_chrf(list(predictions), _streams(targets)).score}
+  scorer = sacrebleu.CHRF(word_order=word_order, lowercase=lower)
+  return {'chrf': scorer.corpus_score(list(predictions), _streams(targets)).score}
 
 
-def rouge(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
+_ROUGE = ('rouge1', 'rouge2', 'rougeLsum')
+
+
+def rouge(
+  targets: Targets, predictions: Sequence[str], *, split: words.Split = words.WORDS
+) -> dict[str, float]:
   """ROUGE-1, ROUGE-2 and ROUGE-Lsum F-measures with stemming off, the best reference's each.
 
   Lin, https://aclanthology.org/W04-1013; sentences are split at newlines, as in T5's evaluation,
-  after ' . ' has been made one.
+  after ' . ' has been made one. On ASCII the scores are those of the rouge_score package. Two equal
+  texts without a word, such as '?!', are right.
+
+  Args:
+    split: a text's words.
   """
   _check(targets, predictions)
-  names = ('rouge1', 'rouge2', 'rougeLsum')
-  scorer = rouge_scorer.RougeScorer(names)
+  scorer = words.rouge(_ROUGE, split)
   scores = collections.defaultdict(list)
   for target, prediction in zip(targets, predictions, strict=True):
+    references = _references(target)
+    wordless = not split(prediction) and any(
+      one.split() == prediction.split() and not split(one) for one in references
+    )
     of_references = [
       scorer.score(_sentence_lines(reference), _sentence_lines(prediction))
-      for reference in _references(target)
+      for reference in references
     ]
-    for name in names:
-      scores[name].append(max(score[name].fmeasure for score in of_references))
+    for name in _ROUGE:
+      best = max(score[name].fmeasure for score in of_references)
+      scores[name].append(1.0 if wordless else best)
   return {name: 100 * float(np.mean(values)) for name, values in scores.items()}
 
 
@@ -90,32 +131,30 @@ def accuracy(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
   return {'accuracy': exact_match(targets, predictions)['exact_match']}
 
 
-def normalize_answer(text: str) -> str:
-  """SQuAD's normal form: lower case, no punctuation, no articles, single spaces.
+def normalize_answer(text: str, form: words.AnswerForm = words.ANSWER) -> str:
+  """SQuAD's normal form: lower case, no punctuation, no articles, single spaces."""
+  return form(text)
 
-  Rajpurkar et al., https://arxiv.org/abs/1606.05250.
+
+def token_f1(reference: str, prediction: str, form: words.AnswerForm = words.ANSWER) -> float:
+  """F1 in [0, 1] of the words that two texts share, in the normal form."""
+  return words.shared_f1(form.words(reference), form.words(prediction))
+
+
+def squad(
+  targets: Targets, predictions: Sequence[str], *, form: words.AnswerForm = words.ANSWER
+) -> dict[str, float]:
+  """SQuAD's exact match and token F1 after normalisation, the best answer's each.
+
+  Args:
+    form: articles, punctuation and case that make no difference; SQuAD's are those of English.
   """
-  text = ''.join(c for c in text.lower() if c not in string.punctuation)
-  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
-
-
-def token_f1(reference: str, prediction: str) -> float:
-  """F1 in [0, 1] of the words that two texts share, after `normalize_answer`."""
-  words, predicted = normalize_answer(reference).split(), normalize_answer(prediction).split()
-  if not words or not predicted:
-    return float(words == predicted)
-  shared = sum((collections.Counter(words) & collections.Counter(predicted)).values())
-  return 2 * shared / (len(words) + len(predicted))
-
-
-def squad(targets: Targets, predictions: Sequence[str]) -> dict[str, float]:
-  """SQuAD's exact match and token F1 after normalisation, the best answer's each."""
   _check(targets, predictions)
   matches, f1s = [], []
   for target, prediction in zip(targets, predictions, strict=True):
     answers = _references(target)
-    matches.append(any(normalize_answer(a) == normalize_answer(prediction) for a in answers))
-    f1s.append(max(token_f1(answer, prediction) for answer in answers))
+    matches.append(any(form(answer) == form(prediction) for answer in answers))
+    f1s.append(max(token_f1(answer, prediction, form) for answer in answers))
   return {'em': 100 * float(np.mean(matches)), 'f1': 100 * float(np.mean(f1s))}
 
 
@@ -175,9 +214,19 @@ def matthews(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, fl
 
 
 def pearson_spearman(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-  """Pearson's and Spearman's correlation of texts that are numbers; others count as 0."""
+  """Pearson's and Spearman's correlation of texts that are numbers, with a decimal point.
+
+  A prediction that is none counts as 0.
+
+  Raises:
+    ValueError: also if a target is no number.
+  """
   _check(targets, predictions)
-  x, y = ([_number(text) for text in texts] for texts in (targets, predictions))
+  x = [_number(text) for text in targets]
+  if None in x:
+    i = x.index(None)
+    raise ValueError(f'Target {i} is {storage.shown(targets[i])}, and a number is needed.')
+  y = [_number(text) or 0.0 for text in predictions]
   if len(set(x)) < 2 or len(set(y)) < 2:  # Constant: not defined.
     return {'pearson': 0.0, 'spearman': 0.0}
   return {
@@ -186,9 +235,10 @@ def pearson_spearman(targets: Sequence[str], predictions: Sequence[str]) -> dict
   }
 
 
+_DECIMAL = re.compile(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*', re.IGNORECASE)
+
+
 def _number(text):
-  try:
-    value = float(text)
-  except ValueError:
-    return 0.0
-  return value if np.isfinite(value) else 0.0
+  """A finite float, or None."""
+  value = float(text) if _DECIMAL.fullmatch(text) else float('inf')
+  return value if np.isfinite(value) else None

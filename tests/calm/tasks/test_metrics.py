@@ -111,17 +111,17 @@ def test_empty_predictions_score_0(metric):
   assert scores == dict.fromkeys(scores, 0)
 
 
-def test_rouge_is_that_of_rouge_score_and_the_best_of_several_references():
+def test_rouge_of_ascii_is_that_of_rouge_score_and_the_best_of_several_references():
   names = ['rouge1', 'rouge2', 'rougeLsum']
   scorer = rouge_scorer.RougeScorer(names)
-  for targets in (SINGLE, SEVERAL):
+  for targets in (SINGLE[:2], SEVERAL[:2]):
     rows = [[target] if isinstance(target, str) else target for target in targets]
-    scores = metrics.rouge(targets, PREDICTIONS)
+    scores = metrics.rouge(targets, PREDICTIONS[:2])
     assert list(scores) == names
     for name in names:
       best = [
         max(scorer.score(one, prediction)[name].fmeasure for one in row)
-        for row, prediction in zip(rows, PREDICTIONS, strict=True)
+        for row, prediction in zip(rows, PREDICTIONS[:2], strict=True)
       ]
       assert 0 < scores[name] < 100
       assert scores[name] == pytest.approx(100 * np.mean(best))
@@ -246,12 +246,18 @@ def test_spearman_sees_the_order_only():
   assert scores['pearson'] < 90
 
 
-@pytest.mark.parametrize('word', ['', 'about two', 'nan', 'inf', '1e999'])
+@pytest.mark.parametrize('word', ['', 'about two', 'nan', 'inf', '1e999', '2_0'])
 def test_a_prediction_that_is_no_number_counts_as_0(word):
   targets = ['1', '2', '3']
   assert metrics.pearson_spearman(targets, ['1', word, '3']) == (
     metrics.pearson_spearman(targets, ['1', '0', '3'])
   )
+
+
+@pytest.mark.parametrize('word', ['', '3,5', 'nan', '1_000'])
+def test_a_target_that_is_no_number_is_an_error(word):
+  with pytest.raises(ValueError, match=r'Target 1 is .*, and a number is needed'):
+    metrics.pearson_spearman(['1', word], ['1', '2'])
 
 
 def test_correlations_with_a_constant_are_0():
