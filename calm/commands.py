@@ -8,13 +8,14 @@ one function, which is named here and loaded only then, and gin supplies its arg
 import argparse
 import dataclasses
 import importlib
+import io
 import os
 import signal
 import sys
 import textwrap
 from pathlib import Path
 
-from calm import configuration, processes
+from calm import configuration, processes, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,6 +208,7 @@ def main(program: Program, argv: list[str] | None = None) -> int:
   """
   # TensorFlow only reads data here; its start-up chatter hides what matters.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  _write_utf8()
   try:
     try:
       return _main(program, list(sys.argv[1:] if argv is None else argv))
@@ -215,6 +217,13 @@ def main(program: Program, argv: list[str] | None = None) -> int:
   except BrokenPipeError:  # `calm decode ... | head` ends quietly.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
+
+
+def _write_utf8():
+  """What goes to standard output is data in UTF-8, whatever the terminal's language."""
+  for stream, errors in ((sys.stdout, 'strict'), (sys.stderr, 'backslashreplace')):
+    if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ('utf-8', 'utf8'):
+      stream.reconfigure(encoding='utf-8', errors=errors)
 
 
 def _main(program, argv):
@@ -235,6 +244,6 @@ def _main(program, argv):
   except Exception as error:
     if args.traceback:
       raise
-    print(f'{called}: {configuration.brief(error)}', file=sys.stderr)
+    storage.warn(f'{called}: {configuration.brief(error)}')
     return 1
   return 0

@@ -4,6 +4,7 @@ Records are JSON objects that carry a checksum of their own text, so that a byte
 lost or added is found; lines of JSON Lines likewise, each on its own.
 """
 
+import collections
 import contextlib
 import fcntl
 import gzip
@@ -66,12 +67,77 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
   """
   path = Path(path)
   try:
-    value = json.loads(path.read_bytes())
-  except (ValueError, RecursionError) as error:
-    raise DamagedError(f'{path} is damaged: not JSON ({_brief(error)}).') from None
+    value = parse_json(path.read_bytes().decode('utf-8-sig'))
+  except UnicodeDecodeError:
+    raise DamagedError(f'{path} is damaged: not JSON (it is not UTF-8).') from None
+  except ValueError as error:
+    raise DamagedError(f'{path} is damaged: not JSON ({error}).') from None
   if not isinstance(value, dict):
     raise DamagedError(f'{path} is damaged: it holds no JSON object.')
   return value
+
+
+def parse_json(text: str) -> Any:
+  """The value of strict JSON: no key twice in an object, no NaN, no number beyond float64.
+
+  Raises:
+    ValueError: it is none; says in words what is wrong, and at which line and column of the text.
+  """
+  try:
+    return json.loads(
+      text,
+      object_pairs_hook=_object,
+      parse_constant=_not_a_number,
+      parse_float=_in_range,
+      parse_int=_whole,
+    )
+  except json.JSONDecodeError as error:
+    what = _JSON_ERRORS.get(error.msg, 'an escape that JSON does not know')
+    line = f'line {error.lineno}, ' if error.lineno > 1 else ''
+    found = text[error.pos : error.pos + 40]
+    before = f', where {found!r} stands' if found.strip() else ', where it ends'
+    raise ValueError(f'{what} at {line}column {error.colno}{before}') from None
+  except RecursionError:
+    raise ValueError('it is nested too deeply') from None
+
+
+_JSON_ERRORS = {
+  'Expecting value': 'no value',
+  "Expecting ',' delimiter": 'no comma',
+  "Expecting ':' delimiter": 'no colon',
+  'Expecting property name enclosed in double quotes': 'no key in double quotes',
+  'Unterminated string starting at': 'a text that does not end, begun',
+  'Invalid control character at': 'a control character that is not escaped',
+  'Extra data': 'more than one value: the second is',
+  'Illegal trailing comma before end of object': 'a comma too many',
+  'Illegal trailing comma before end of array': 'a comma too many',
+}
+_MOST_DIGITS = 4000
+
+
+def _object(pairs):
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
+    raise ValueError(f'the key {shown(twice)} appears twice in an object')
+  return found
+
+
+def _not_a_number(word):
+  raise ValueError(f'{word} is no number of JSON')
+
+
+def _in_range(digits):
+  value = float(digits)
+  if value in (float('inf'), float('-inf')):
+    raise ValueError(f'the number {shortened(digits, 60)} is out of range')
+  return value
+
+
+def _whole(digits):
+  if len(digits) > _MOST_DIGITS:
+    raise ValueError(f'a number of {len(digits)} digits is out of range')
+  return int(digits)
 
 
 def write_record(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
@@ -196,9 +262,15 @@ def unpacked(file: BinaryIO) -> BinaryIO:
   return cast(BinaryIO, gzip.GzipFile(fileobj=buffered)) if packed else buffered
 
 
-def warn(message: str) -> None:
-  """A line on standard error."""
+def warn(message: str, *, once: bool = False) -> None:
+  """A line on standard error; with `once`, only the first time that this process says it."""
+  if once and message in _SAID:
+    return
+  _SAID.add(message)
   print(shortened(message, 4000), file=sys.stderr, flush=True)
+
+
+_SAID: set[str] = set()
 
 
 def shortened(text: str, most: int = 200) -> str:
@@ -222,7 +294,3 @@ def shown(value: Any, most: int = 200) -> str:
 def _canonical(record):
   text = json.dumps(record, sort_keys=True, separators=(',', ':'), allow_nan=False)
   return text.encode('ascii')
-
-
-def _brief(error):
-  return str(error)[:200] or type(error).__name__

@@ -17,6 +17,7 @@ from calm.exits.rules import NeverExit
 from calm.tasks import identity as identities
 from calm.tasks import tokenization
 from calm.tasks.examples import Example
+from calm.tasks.lines import HALF_A_PAIR
 
 _SHORTEST = 32
 # Whose code decides what is said of an example.
@@ -140,8 +141,8 @@ class TextPredictor:
     (text,) = example.texts.values()
     try:
       text.encode('utf-8')
-    except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair.
-      raise ValueError(f'{example.where}: a text cannot be written as UTF-8: {error}.') from None
+    except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
+      raise ValueError(f'{example.where}: {HALF_A_PAIR}') from None
     (tokens,) = tokenization.encode(self.vocabulary, [text])
     end = [self.vocabulary.eos_id] if self.add_eos else []
     ended = np.array([*tokens, *end], np.int32)

@@ -3,23 +3,18 @@
 Text is read as it comes: plain lines or JSON Lines, from a file or a pipe, gzip or not.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
-import re
-import sys
 from collections.abc import Iterator
-from typing import Any
 
-from calm import storage
 from calm.evaluation.predictor import Row
 from calm.tasks import lines
 from calm.tasks.examples import Example
 from calm.tasks.templates import Template
 
-STANDARD_INPUT = '-'
-FORMATS = ('lines', 'jsonl')
+STANDARD_INPUT = lines.STANDARD_INPUT
+FORMATS = ('lines', 'jsonl', 'tsv', 'csv')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +22,8 @@ class Reader:
   """Reads the inputs of a file, or of standard input ('-'), in their order.
 
   Plain lines fill the one field of `template`, and a blank one is an example without a text, whose
-  prediction is empty, so that lines of output and input correspond. Records of JSON Lines (or .tsv
-  files with a header line) fill it by their fields, which the output repeats.
+  prediction is empty, so that lines of output and input correspond. Records of JSON Lines (or of
+  .tsv and .csv files with a header line) fill it by their fields, which the output repeats.
 
   Raises:
     ValueError: the format or the template does not fit.
@@ -36,7 +31,7 @@ class Reader:
 
   path: str
   template: str = '{inputs}'
-  input_format: str | None = None  # 'lines', 'jsonl', or by the path's ending
+  input_format: str | None = None  # one of FORMATS, or by the path's ending
 
   def __post_init__(self):
     if self.input_format not in (None, *FORMATS):
@@ -63,6 +58,7 @@ class Reader:
       ValueError: a line is not UTF-8, does not parse, or lacks a field; the message names file and
         line.
     """
+    _check_path(self.path)
     read = self._records if self._has_records else self._lines
     for index, (where, text, head) in enumerate(read()):
       texts = {} if text is None else {'inputs': text}
@@ -73,25 +69,22 @@ class Reader:
     return Template(self.template)
 
   @property
+  def _form(self):
+    return self.input_format or lines.format_of(self.path) or 'lines'
+
+  @property
   def _has_records(self):
-    if self.input_format is None:
-      return re.search(r'\.(jsonl?|tsv)(\.gz)?$', self.path) is not None
-    return self.input_format == 'jsonl'
+    return self._form != 'lines'
 
   def _lines(self):
     (field,) = {path[0] for _, path in self._template.parts if path is not None}
-    for where, line in _text_lines(self.path):
+    for where, line in lines.read_lines(self.path):
       text = self._template.fill({field: line}, {}) if line.strip() else None
       yield where, text, {'inputs': line if text is None else text}
 
   def _records(self):
-    from calm.tasks import files
-
-    if self.rereadable:
-      records = files.read_records(self.path)
-    else:
-      records = lines.json_records(_text_lines(self.path), '{"inputs": "..."}')
-    for where, record in records:
+    found = lines.records(lines.read_lines(self.path), self._form, '{"inputs": "..."}')
+    for where, record in found:
       try:
         text = self._template.fill(record, {})
       except ValueError as error:
@@ -103,25 +96,13 @@ def _is_pipe(path):
   return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
-def _text_lines(path):
-  """('file:line', text) of all lines, blank ones too, as soon as they arrive."""
-  name = 'standard input' if path == STANDARD_INPUT else path
-  with _open(path) as file:
-    yield from lines.text_lines(file, name)
-
-
-@contextlib.contextmanager
-def _open(path):
-  """A binary file, or standard input, unpacked if it is gzip."""
-  with contextlib.ExitStack() as stack:
-    if path == STANDARD_INPUT:
-      file: Any = sys.stdin.buffer
-    else:
-      if not os.path.exists(path) or os.path.isdir(path):
-        what = 'a folder, not a file' if os.path.isdir(path) else 'no such file'
-        raise FileNotFoundError(
-          f'{path}: {what}. Set --input (DECODE_INPUT) to a file of lines or JSON Lines, or to'
-          " '-' for standard input."
-        )
-      file = stack.enter_context(open(path, 'rb'))
-    yield storage.unpacked(file)
+def _check_path(path):
+  """Raises a FileNotFoundError that says which flag to set, if a local path leads to no file."""
+  if path == STANDARD_INPUT or lines.is_remote(path):
+    return
+  if not os.path.exists(path) or os.path.isdir(path):
+    what = 'a folder, not a file' if os.path.isdir(path) else 'no such file'
+    raise FileNotFoundError(
+      f'{path}: {what}. Set --input (DECODE_INPUT) to a file of lines or JSON Lines, or to'
+      " '-' for standard input."
+    )

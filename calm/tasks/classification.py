@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from calm import storage
 from calm.tasks import templates
 
 
@@ -38,7 +39,7 @@ class Classification:
     texts = {field: templates.lookup(record, (field,)) for field in self.fields}
     for field, value in texts.items():
       if not isinstance(value, str):
-        raise templates.FieldError(f'{field} is {value!r}, not a text.')
+        raise templates.FieldError(f'{field} is {storage.shown(value)}, not a text.')
     return texts
 
   def label(self, record: Mapping[str, Any]) -> int | None:
@@ -53,12 +54,12 @@ class Classification:
     if isinstance(value, str):
       if value in self.labels:
         return self.labels.index(value)
-      value = int(value) if value.removeprefix('-').isdecimal() else value
+      value = templates.as_whole(value)
     if hasattr(value, '__index__') and -1 <= int(value) < len(self.labels):
       return int(value) if value >= 0 else None
     raise templates.FieldError(
-      f'{self.label_field} is {value!r}, not a number below {len(self.labels)} or one of'
-      f' {", ".join(map(repr, self.labels))}.'
+      f'{self.label_field} is {storage.shown(value)}, not a number below {len(self.labels)} or one'
+      f' of {", ".join(map(repr, self.labels))}.'
     )
 
   def target(self, record: Mapping[str, Any]) -> str:

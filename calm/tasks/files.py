@@ -1,14 +1,11 @@
-"""Tasks over the user's own files: JSON Lines or tab-separated values, gzip or not.
+"""Tasks over the user's own files: JSON Lines, tab- or comma-separated values, gzip or not.
 
 Paths are local, or any that TensorFlow's file systems open (gs://...); a path with `*` stands for
 all files that fit, in the order of their names.
 """
 
-import contextlib
 import dataclasses
-import gzip
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,8 +33,9 @@ def task(
 ) -> seqio.Task:
   """A task over one file (or one pattern of files) for each split.
 
-  Files are JSON Lines, or tab-separated values under a header line if the name ends in `.tsv` or
-  `.tsv.gz`. Blank lines are skipped.
+  Files are JSON Lines (`.jsonl`, `.ndjson`, `.json` or any other name), tab-separated values under
+  a header line (`.tsv`, `.tab`), or comma-separated ones (`.csv`), in any case; `.gz` may follow.
+  Blank lines are skipped.
 
   Args:
     inputs: template of the input, such as 'translate English to French: {en}'; {a[b][0]} is entry
@@ -133,8 +131,8 @@ class _Form:
     }
     try:
       ''.join([example['inputs'], targets, *several]).encode('utf-8')
-    except UnicodeEncodeError as error:  # JSON may escape half of a surrogate pair.
-      raise FieldError(f'a text cannot be written as UTF-8: {error}.') from None
+    except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
+      raise FieldError(lines.HALF_A_PAIR) from None
     return example
 
 
@@ -147,12 +145,14 @@ def _matches(path, macro):
   found = [one for one in found if not tf.io.gfile.isdir(one)]
   if not found:
     what = 'a folder, not a file' if tf.io.gfile.isdir(path) else 'no such file'
-    raise FileNotFoundError(f'{path}: {what}. Set {macro} to a file of JSON Lines or .tsv.')
+    raise FileNotFoundError(f'{path}: {what}. Set {macro} to a file of JSON Lines, .tsv or .csv.')
   return found
 
 
-def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: str, form: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields ('file:line', record) for every line of a file, or of all files of a pattern.
+
+  `form` is 'jsonl', 'tsv' or 'csv'; by default what the name ends in, else JSON Lines.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -160,38 +160,4 @@ def read_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
       names file and line.
   """
   for one in _matches(path, 'the path'):
-    if re.search(r'\.tsv(\.gz)?$', one):
-      yield from _tsv(one)
-    else:
-      yield from lines.json_records(_lines(one), '{"en": "..."}')
-
-
-def _tsv(path):
-  header = None
-  for where, line in _lines(path):
-    if not line.strip(' '):  # Tabs alone are a row of empty texts.
-      continue
-    columns = line.split('\t')
-    if header is None:
-      header = columns
-      if len(set(header)) < len(header):
-        raise ValueError(f'{where}: a column name appears twice in the header line: {header}.')
-    elif len(columns) != len(header):
-      raise ValueError(f'{where}: {len(columns)} columns, but the header line has {len(header)}.')
-    else:
-      yield where, dict(zip(header, columns, strict=True))
-
-
-def _lines(path):
-  """('file:line', text) of every line."""
-  with _open(path) as file:
-    yield from lines.text_lines(file, path)
-
-
-@contextlib.contextmanager
-def _open(path):
-  """A binary file, unpacked if it is gzip, whatever its name."""
-  with tf.io.gfile.GFile(path, 'rb') if text.is_remote(path) else open(path, 'rb') as file:
-    packed = file.read(2) == b'\x1f\x8b'
-    file.seek(0)
-    yield gzip.GzipFile(fileobj=file) if packed else file
+    yield from lines.records(lines.read_lines(one), form or lines.format_of(one) or 'jsonl')

@@ -8,6 +8,8 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from calm import storage
+
 
 class FieldError(ValueError):
   """A record does not fit a template. The caller knows where the record stands, and adds it."""
@@ -25,7 +27,7 @@ class Template:
 
   def __post_init__(self):
     if not isinstance(self.template, str):
-      raise ValueError(f'A template is a text, not {self.template!r}.')
+      raise ValueError(f'A template is a text, not {storage.shown(self.template)}.')
     _ = self.parts
 
   @functools.cached_property
@@ -93,16 +95,18 @@ def lookup(record: Mapping[str, Any], path: Sequence[str]) -> Any:
     here = _name(path[: depth + 1])
     if isinstance(value, Mapping):
       if key not in value:
-        raise FieldError(f'no field {here!r}; there are {", ".join(map(repr, value)) or "none"}.')
+        raise FieldError(f'no field {here!r}; there are {_listed(value)}.')
       value = value[key]
     elif isinstance(value, list):
-      if not key.isdecimal():
+      if not re.fullmatch(r'\d{1,18}', key):
         raise FieldError(f'{_name(path[:depth])} is a list, so {here} needs a number, not {key!r}.')
       if int(key) >= len(value):
         raise FieldError(f'no item {here}: the list has {len(value)}.')
       value = value[int(key)]
     else:
-      raise FieldError(f'{_name(path[:depth])} is {value!r}, which has no entry {key!r}.')
+      raise FieldError(
+        f'{_name(path[:depth])} is {storage.shown(value)}, which has no entry {key!r}.'
+      )
   return value
 
 
@@ -119,13 +123,24 @@ def _text(path, value, labels, field=None):
   raise FieldError(f'{_name(path)} is {kind}, not a text or number; as in {{name[key][0]}}?')
 
 
+def _listed(names):
+  return storage.shortened(', '.join(map(repr, names)), 400) or 'none'
+
+
+def as_whole(value: Any) -> Any:
+  """A text of a few decimal digits, with or without a sign, as the number; else the value."""
+  if isinstance(value, str) and re.fullmatch(r'[-+]?\d{1,18}', value):
+    return int(value)
+  return value
+
+
 def _label(name, value, names):
   if isinstance(names, Mapping):
     for key in (value, str(value)) if isinstance(value, str | int | float) else ():
       if key in names:
         return names[key]
-    raise FieldError(f'{name} is {value!r}, not one of the labels {", ".join(map(repr, names))}.')
-  index = int(value) if isinstance(value, str) and value.isdecimal() else value
+    raise FieldError(f'{name} is {storage.shown(value)}, not one of the labels {_listed(names)}.')
+  index = as_whole(value)
   if isinstance(index, bool | int) and 0 <= index < len(names):
     return names[index]
-  raise FieldError(f'{name} is {value!r}, not a label from 0 to {len(names) - 1}.')
+  raise FieldError(f'{name} is {storage.shown(value)}, not a label from 0 to {len(names) - 1}.')

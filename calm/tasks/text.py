@@ -6,7 +6,6 @@ that a vocabulary may be made of it.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -182,8 +181,3 @@ def _decoded(value):
   if isinstance(value, np.ndarray) and value.dtype == object:
     return [_decoded(item) for item in value]
   return value
-
-
-def is_remote(path: str | os.PathLike) -> bool:
-  """Whether a path is a URL such as gs://bucket/file, for TensorFlow's file systems to open."""
-  return '://' in os.fspath(path)

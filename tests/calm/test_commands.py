@@ -1,5 +1,6 @@
 """A table of commands is a program, which shows and lists its own and ends as programs do."""
 
+import io
 import os
 import signal
 import sys
@@ -135,6 +136,19 @@ def test_an_error_is_one_line_and_its_exit_code_is_1(capsys):
   assert capsys.readouterr().err == 'other begin: ValueError: refused\n'
   with pytest.raises(ValueError, match='refused'):
     begin('--gin.ANSWER=refuse', '--traceback')
+
+
+def test_a_message_is_never_a_megabyte(capsys):
+  assert call('look', '--gin_file=' + 'x' * 10**6) == 1
+  assert len(capsys.readouterr().err) < 10**4
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'iso-8859-1'])
+def test_what_is_printed_is_utf8_in_any_language(encoding, monkeypatch):
+  out = io.BytesIO()
+  monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(out, encoding=encoding))
+  assert begin('--gin.ANSWER=日本 é') == 0
+  assert out.getvalue().decode() == 'answer 日本 é\n'
 
 
 def test_a_config_that_is_missing_is_told_with_the_programs_own(capsys):

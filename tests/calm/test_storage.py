@@ -113,5 +113,23 @@ def test_a_number_that_is_never_written_is_damage(tmp_path, number):
   path = tmp_path / 'a.json'
   storage.write_record(path, {'a': 2.5})
   path.write_bytes(path.read_bytes().replace(b'2.5', number))
-  with pytest.raises(storage.DamagedError, match='has been changed'):
+  with pytest.raises(storage.DamagedError, match=r'a\.json is damaged: not JSON'):
     storage.read_record(path)
+
+
+def test_what_is_shown_is_short_and_has_both_ends():
+  assert storage.shown('short') == "'short'"
+  assert storage.shortened('x' * 200) == 'x' * 200
+  for value in ('a' + 'x' * 10**6 + 'z', ['a', *range(10**5), 'z'], b'a' + b'x' * 10**6 + b'z'):
+    said = storage.shown(value)
+    assert len(said) <= 200
+    assert 'a' in said[:10]
+    assert 'z' in said[-10:]
+
+
+def test_a_warning_is_short_and_may_be_given_once(capsys):
+  storage.warn('x' * 10**6)
+  assert len(capsys.readouterr().err) < 5000
+  for _ in range(2):
+    storage.warn('told once', once=True)
+  assert capsys.readouterr().err == 'told once\n'

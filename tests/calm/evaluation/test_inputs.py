@@ -6,6 +6,7 @@ import os
 import types
 
 import pytest
+import tensorflow as tf
 
 from calm.evaluation import inputs
 
@@ -97,7 +98,21 @@ def test_tsv_has_records_too(file):
   assert heads(file('a.tsv', 'en\tfr\none\tun\n'), template='{en}')[0]['fr'] == 'un'
 
 
-def test_the_format_may_be_given(file):
+@pytest.mark.parametrize('name', ['a.csv', 'a.CSV.GZ', 'a.TSV', 'a.tab'])
+def test_tables_have_records_whatever_the_case_of_their_names(file, name):
+  comma = ',' if 'csv' in name.lower() else '\t'
+  content = f'en{comma}fr\none{comma}un\n'
+  assert heads(file(name, content), template='{en}')[0]['fr'] == 'un'
+
+
+@pytest.mark.parametrize('name', ['a.NDJSON', 'a.ndjson.gz'])
+def test_json_lines_have_other_names(file, name):
+  assert heads(file(name, '{"en": "one", "id": 7}\n'), template='{en}')[0]['id'] == 7
+
+
+def test_the_format_may_be_given(file, stdin):
+  stdin('en,fr\none,un\n')
+  assert heads('-', input_format='csv', template='{en}')[0]['fr'] == 'un'
   content = '{"inputs": "one"}\n'
   assert heads(file('a.txt', content), input_format='jsonl')[0]['inputs'] == 'one'
   assert heads(file('a.jsonl', content), input_format='lines')[0]['inputs'] == content.strip()
@@ -148,13 +163,21 @@ def test_a_bad_line_is_named(file, name, content, message):
   [
     ('{"inputs"\n', 'standard input:1: not JSON'),
     ('3\n', 'standard input:1: a JSON object'),
-    ('[' * 100_000, 'standard input:1: not JSON: maximum recursion depth'),
+    ('[' * 100_000, 'standard input:1: not JSON: it is nested too deeply'),
   ],
 )
 def test_a_bad_record_of_standard_input_is_named(stdin, content, message):
   stdin(content)
   with pytest.raises(ValueError, match=message):
     read('-', input_format='jsonl')
+
+
+def test_a_remote_file_is_read_and_a_missing_one_named():
+  with tf.io.gfile.GFile('ram://in.txt', 'wb') as remote:
+    remote.write(gzip.compress(b'one\ntwo\n'))
+  assert [head['inputs'] for head in heads('ram://in.txt')] == ['one', 'two']
+  with pytest.raises(OSError, match=r'ram://none\.txt cannot be read: '):
+    read('ram://none.txt')
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
@@ -172,7 +195,7 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
     ('a.txt', {'template': 'say it'}, 'has no field'),
     ('a.txt', {'template': '{a} {b}'}, 'a.txt is read as plain lines'),
     ('-', {'template': '{a[b]}'}, 'needs records'),
-    ('a.txt', {'input_format': 'csv'}, "input_format is 'csv'"),
+    ('a.txt', {'input_format': 'xml'}, "input_format is 'xml'"),
   ],
 )
 def test_settings_that_do_not_fit_are_named(path, options, message):

@@ -1,9 +1,12 @@
 """A task over files reads what a user has, and names the place of what it cannot read."""
 
+import bz2
 import gzip
 import json
+import lzma
 
 import pytest
+import tensorflow as tf
 
 from calm.tasks import files, metrics, text, vocabularies
 
@@ -159,9 +162,21 @@ def test_metrics_see_the_references(write):
     (b'{"a": "x", "b": null}', 'b is null, not a text'),
     (b'{"a": "x", "b": ["y"]}', 'b is a list, not a text'),
     (b'{"a": "x", "b": "\\ud800"}', 'cannot be written as UTF-8'),
-    (b'[' * 100_000, 'not JSON: maximum recursion depth'),
-    (b'{"a": 1' + b'0' * 5000 + b', "b": ""}', 'not JSON: Exceeds the limit'),
-    ('{"a": "x", "b": "y"}'.encode('utf-16'), 'not UTF-8'),
+    (b'[' * 100_000, 'not JSON: it is nested too deeply'),
+    (b'{"a": 1' + b'0' * 5000 + b', "b": ""}', 'not JSON: a number of 5001 digits is out of range'),
+    (b'{"a": 1e999, "b": ""}', 'not JSON: the number 1e999 is out of range'),
+    (b'{"a": NaN, "b": ""}', 'not JSON: NaN is no number'),
+    (b'{"a": "x", "b": -Infinity}', 'not JSON: -Infinity is no number'),
+    (b'{"a": "x", "b": "y", "a": "z"}', "not JSON: the key 'a' appears twice"),
+    (b'{"a": "x", "b": {"c": 1, "c": 1}}', "not JSON: the key 'c' appears twice"),
+    (b'{"a": "x"} {"b": "y"}', 'more than one value: the second is at column 12'),
+    (b'{"a": "x", "b": "y",}', 'not JSON'),
+    (b'{"a": "x" "b": "y"}', 'no comma at column 11'),
+    (b'{"a": "x\ty", "b": ""}', 'a control character that is not escaped'),
+    (b'{"a": "\\x41", "b": ""}', 'an escape that JSON does not know'),
+    (b"{'a': 'x', 'b': 'y'}", 'no key in double quotes at column 2'),
+    (b'{', r'where it ends\. A record is one line'),
+    (b'\xef\xbb\xbf{"a": "x", "b": "y"}', 'not JSON'),
   ],
 )
 def test_a_bad_line_is_named_by_file_and_number(write, line, complaint):
@@ -169,6 +184,91 @@ def test_a_bad_line_is_named_by_file_and_number(write, line, complaint):
   with pytest.raises(ValueError, match=complaint) as raised:
     read(path)
   assert str(raised.value).startswith(f'{path}:3: ')
+
+
+@pytest.mark.parametrize(
+  ('content', 'looks_like'),
+  [
+    ('{"a": "x", "b": "y"}'.encode('utf-16'), 'UTF-16 text'),
+    (bz2.compress(b'{"a": "x", "b": "y"}'), 'packed by bzip2'),
+    (lzma.compress(b'{"a": "x", "b": "y"}'), 'packed by xz'),
+    (b'PK\x03\x04\xff', 'a zip archive'),
+    (b'\x80\x04', 'byte 1 of the line is 0x80'),
+  ],
+)
+def test_a_file_that_is_no_text_is_told_by_its_beginning(write, content, looks_like):
+  with pytest.raises(ValueError, match=rf'x\.jsonl:1: not UTF-8: .*{looks_like}'):
+    read(write('x.jsonl', content))
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    b'{"a": "' + b'x' * 10**6 + b'"}',
+    b'{"a": "x", "b": ["' + b'y' * 10**6 + b'"]}',
+    b'x' * 10**6,
+    b'{"a": "x", "b": "' + b'y' * 10**6,
+    b'{"a": ' + b'1' * 10**6 + b'}',
+    b'{' + b', '.join(b'"%d": 0' % i for i in range(10**5)) + b'}',
+    b'{"' + b'k' * 10**6 + b'": 0, "' + b'k' * 10**6 + b'": 0}',
+  ],
+)
+def test_a_message_stays_short_whatever_stands_in_the_line(write, line):
+  for name, content in (('x.jsonl', line), ('x.tsv', b'a\t' + line + b'\nx\n')):
+    with pytest.raises(ValueError, match=r':[12]: ') as raised:
+      read(write(name, content), targets='{b[c]}')
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+  'name', ['x.jsonl', 'x.JSONL', 'x.ndjson', 'X.NDJSON.GZ', 'x.Json', 'x.txt', 'x.jsonl.gzip']
+)
+def test_names_that_json_lines_have(write, name):
+  assert read(write(name, '{"a": "x", "b": "y"}\n')) == [('x', 'y', ['y'])]
+
+
+@pytest.mark.parametrize('name', ['x.tsv', 'x.TSV', 'x.tab', 'x.tsv.gz', 'X.Tsv.Gz'])
+def test_names_that_tab_separated_values_have(write, name):
+  assert read(write(name, 'a\tb\nx\t"y,"\n')) == [('x', '"y,"', ['"y,"'])]
+
+
+@pytest.mark.parametrize('name', ['x.csv', 'x.CSV', 'x.csv.gz'])
+def test_comma_separated_values_are_quoted_as_spreadsheets_do(write, name):
+  content = '\ufeffa,b\r\n"x, ""x""","y\r\nz"\r\n\r\n,é\r\n'
+  assert read(write(name, content)) == [('x, "x"', 'y\nz', ['y\nz']), ('', 'é', ['é'])]
+
+
+@pytest.mark.parametrize(
+  ('content', 'complaint'),
+  [
+    ('a,b\n"x\ny","z"\nx\n', r'x\.csv:4: 1 columns, but the header line has 2'),
+    ('a,b\nx,y\nx,"y\nz\n', r'x\.csv:3: not CSV: a quote is opened and never closed'),
+    ('a,b\n"x"y,z\n', r'x\.csv:2: not CSV: a quote inside a value'),
+    ('a,a\nx,y\n', r'x\.csv:1: a column name appears twice'),
+    ('a;b\nx;y\n', r"x\.csv:2: no field '[ab]'; there are 'a;b'"),
+  ],
+)
+def test_a_bad_row_of_comma_separated_values_is_named(write, content, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    read(write('x.csv', content))
+
+
+def test_blank_lines_among_records_are_counted_once(write, capsys):
+  path = write('x.jsonl', '{"a": "", "b": ""}\n\n \n{"a": "", "b": ""}\n\n')
+  for _ in range(2):
+    assert len(read(path)) == 2
+  assert capsys.readouterr().err == f'{path}: 2 blank lines skipped, from line 2 on.\n'
+
+
+def test_remote_files_are_read_as_local_ones():
+  for name, content in (
+    ('x.jsonl', b'{"a": "x", "b": "y"}\n'),
+    ('x.csv.gz', gzip.compress(b'a,b\nx,y')),
+  ):
+    path = f'ram://{name}'
+    with tf.io.gfile.GFile(path, 'wb') as file:
+      file.write(content)
+    assert read(path) == [('x', 'y', ['y'])]
 
 
 @pytest.mark.parametrize(
