@@ -37,6 +37,7 @@ setuptools.setup(
     'flax',
     'gin-config',
     'grain',
+    'importlib-resources',  # TensorFlow Datasets prepares with it, and does not say so.
     'jax',
     'matplotlib',
     'ml_dtypes',

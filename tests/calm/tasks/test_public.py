@@ -80,13 +80,14 @@ class Downloads:
   """Stands in for TensorFlow Datasets' download manager: every address leads to one folder."""
 
   def __init__(self, folder):
-    self.folder = folder
+    self.folder, self.addresses = folder, []
 
   def download_and_extract(self, urls):
     if isinstance(urls, dict):
       return {key: self.download_and_extract(value) for key, value in urls.items()}
     if isinstance(urls, list | tuple):
       return [self.download_and_extract(url) for url in urls]
+    self.addresses.append(getattr(urls, 'url', urls))
     return str(self.folder)
 
   download = extract = download_and_extract
@@ -97,9 +98,13 @@ def test_splits_are_those_of_the_data_set(name, tmp_path, monkeypatch):
   builder = builder_of(name)
   # CNN/DailyMail would look into its files.
   monkeypatch.setattr(f'{type(builder).__module__}._subset_filenames', lambda *_: {}, raising=False)
-  generators = builder._split_generators(Downloads(tmp_path))
+  downloads = Downloads(tmp_path)
+  generators = builder._split_generators(downloads)
   names = generators if isinstance(generators, dict) else [one.name for one in generators]
   assert set(public.TASKS[name].splits.values()) <= set(map(str, names))
+  # Where a data set is prepared, its files are known by size and checksum.
+  assert downloads.addresses
+  assert set(downloads.addresses) <= builder.url_infos.keys()
 
 
 def test_versions_are_the_newest(name):
