@@ -3,6 +3,7 @@
 Each folder here with a `main.py` is a package and a program of that name.
 """
 
+import runpy
 from pathlib import Path
 
 import setuptools
@@ -21,7 +22,7 @@ GIN = gin_folders('gin') | gin_folders('configs')
 
 setuptools.setup(
   name='adaptive-inference',
-  version='0.1.0',
+  version=runpy.run_path(str(ROOT / 'calm' / '__init__.py'))['__version__'],
   description='Early exits for language models in JAX and Flax, with a guarantee on quality.',
   long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
@@ -32,32 +33,33 @@ setuptools.setup(
   )
   + list(GIN),
   package_dir=GIN,
-  package_data={name: ['*.gin'] for name in GIN},
+  package_data={name: ['*.gin'] for name in GIN} | {name: ['py.typed'] for name in PROGRAMS},
+  # Not older than what was tested (constraints.txt): its minor version, or below 1.0 its patch.
   install_requires=[
-    'flax',
-    'gin-config',
-    'grain',
-    'importlib-resources',  # TensorFlow Datasets prepares with it, and does not say so.
-    'jax',
-    'matplotlib',
-    'ml_dtypes',
-    'num2words',
-    'numpy',
-    'optax',
-    'orbax-checkpoint',
-    'regex',
-    'rouge-score',
-    'sacrebleu',
-    'safetensors',
-    'scipy',
-    'sentencepiece',
-    'seqio',
-    'tensorboard',
-    'tensorflow',
-    'tensorflow-datasets',
-    'tensorstore',
-    'tokenizers',
-    'tqdm',
+    'flax>=0.12.8',
+    'gin-config>=0.5.0',
+    'grain>=0.2.18',
+    'importlib-resources>=7.1.0',  # TensorFlow Datasets prepares with it, and does not say so.
+    'jax>=0.10.2',
+    'matplotlib>=3.11',
+    'ml_dtypes>=0.6.0',
+    'num2words>=0.5.14',
+    'numpy>=2.4',
+    'optax>=0.2.8',
+    'orbax-checkpoint>=0.12.8',
+    'regex>=2026.11',
+    'rouge-score>=0.1.2',
+    'sacrebleu>=2.6',
+    'safetensors>=0.8.0',
+    'scipy>=1.17',
+    'sentencepiece>=0.2.3',
+    'seqio>=0.0.20',
+    'tensorboard>=2.21',
+    'tensorflow-datasets>=4.9',
+    'tensorflow>=2.21',
+    'tensorstore>=0.1.86',
+    'tokenizers>=0.23.3',
+    'tqdm>=4.70',
   ],
   extras_require={
     'test': ['pytest', 'pytest-xdist'],

@@ -15,6 +15,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import calm
 from calm import configuration, processes, storage
 
 
@@ -66,6 +67,7 @@ def make_parser(program: Program) -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+  parser.add_argument('--version', action='version', version=f'{program.name} {calm.__version__}')
   commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
   for command in program.commands:
     sub = commands.add_parser(

@@ -13,6 +13,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import calm
+from calm import main
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = [name for name in ('calm', 'elang', 'sweet') if (ROOT / name).is_dir()]
 
@@ -46,7 +49,7 @@ def imported_modules():
 
 def test_every_import_is_a_requirement_and_every_requirement_imported():
   distributions = importlib.metadata.packages_distributions()
-  required = {normal(name) for name in setup_argument('install_requires')}
+  required = {normal(Requirement(line).name) for line in setup_argument('install_requires')}
   imported = {name: {normal(one) for one in distributions[name]} for name in imported_modules()}
   assert [name for name, providers in imported.items() if not providers & required] == []
   # seqio opens public data sets with tensorflow-datasets, which prepares them with the other.
@@ -54,9 +57,35 @@ def test_every_import_is_a_requirement_and_every_requirement_imported():
   assert required - used == set()
 
 
-def test_every_version_is_pinned():
+def pinned_versions():
+  """The version of each distribution in constraints.txt, by its normal name."""
   lines = (ROOT / 'constraints.txt').read_text().splitlines()
-  pinned = {normal(line.partition('==')[0]) for line in lines if '==' in line}
+  pairs = [line.split('==') for line in lines if '==' in line]
+  return {normal(name): Version(version) for name, version in pairs}
+
+
+@pytest.mark.parametrize('line', setup_argument('install_requires'))
+def test_a_requirement_begins_with_the_series_that_was_tested(line):
+  requirement = Requirement(line)
+  (bound,) = requirement.specifier
+  pinned, lowest = pinned_versions()[normal(requirement.name)], Version(bound.version)
+  assert bound.operator == '>='
+  # Below 1.0 a patch may change what is there.
+  assert lowest.release == (pinned.release if pinned.major == 0 else pinned.release[:2])
+
+
+def test_the_program_and_the_package_have_the_version_of_the_changelog(capsys):
+  with pytest.raises(SystemExit) as info:
+    main.main(['--version'])
+  assert info.value.code == 0
+  assert capsys.readouterr().out == f'calm {calm.__version__}\n'
+  changelog = (ROOT / 'CHANGELOG.md').read_text()
+  assert re.findall(r'^## \[(\d.*?)\]', changelog, re.MULTILINE)[0] == calm.__version__
+  assert f'\nversion: {calm.__version__}\n' in (ROOT / 'CITATION.cff').read_text()
+
+
+def test_every_version_is_pinned():
+  pinned = pinned_versions()
   extras = setup_argument('extras_require')
   waiting = [*setup_argument('install_requires')]
   waiting += [one for extra in ('test', 'parity', 'dev') for one in extras[extra]]
@@ -105,7 +134,7 @@ def test_an_installation_runs_the_configs_inside_it(tmp_path):
   source, site = tmp_path / 'source', tmp_path / 'site'
   for name in (*PACKAGES, 'gin', 'configs'):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
-  for name in ('setup.py', 'pyproject.toml', 'README.md'):
+  for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
     shutil.copy(ROOT / name, source)
   for name, text in BESIDE.items():
     (source / name).parent.mkdir(exist_ok=True)
@@ -120,6 +149,9 @@ def test_an_installation_runs_the_configs_inside_it(tmp_path):
     shipped |= {Path(name) for name in BESIDE if name.startswith(f'{folder}/')}
     installed = (site / 'calm' / folder).rglob('*.gin')
     assert {path.relative_to(site / 'calm') for path in installed} == shipped
+  assert all((site / name / 'py.typed').is_file() for name in PACKAGES)
+  (license_text,) = site.glob('adaptive_inference-*.dist-info/licenses/LICENSE')
+  assert license_text.read_text() == (ROOT / 'LICENSE').read_text()
 
   def said_by(*command):
     environment = {**os.environ, 'PYTHONPATH': str(site)}
@@ -127,6 +159,8 @@ def test_an_installation_runs_the_configs_inside_it(tmp_path):
       command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
 
+  version = said_by(sys.executable, site / 'bin' / 'calm', '--version')
+  assert version == f'calm {calm.__version__}\n'
   help_of_calm = said_by(sys.executable, site / 'bin' / 'calm', '--help')
   assert '\n  configs/calm/multi30k_en_fr.gin\n' in help_of_calm
   assert 'configs/beside' not in help_of_calm
