@@ -6,7 +6,9 @@ Configs are T5X's: files that include each other, macros in capitals for what is
 
 import ast
 import contextlib
+import dataclasses
 import difflib
+import functools
 import io
 import os
 import re
@@ -249,6 +251,31 @@ def macro(name):
     return gin.query_parameter(f'{name}/macro.value')
   except ValueError:
     return None
+
+
+def value(name):
+  """What a macro stands for, built: it stays as it is when gin is told something else."""
+  import gin
+
+  return _settled(gin.get_configurable(f'{name}/macro')())
+
+
+def _settled(value):
+  """A value without gin's wrappers: functions in its fields have their arguments bound."""
+  if isinstance(value, list | tuple) and type(value) in (list, tuple):
+    return type(value)(map(_settled, value))
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    settled = {name: _settled(field) for name, field in fields.items()}
+    changed = {name: field for name, field in settled.items() if field is not fields[name]}
+    return dataclasses.replace(value, **changed) if changed else value
+  plain = value
+  while getattr(plain, '__globals__', {}).get('__name__') == 'gin.config':
+    plain = plain.__wrapped__
+  if plain is value:
+    return value
+  bound = {name: _settled(one) for name, one in bound_arguments(value).items()}
+  return functools.partial(plain, **bound) if bound else plain
 
 
 def to_save():

@@ -26,7 +26,7 @@ FLOORS = (
   ('evaluation',),
   ('reporting',),
   ('sweet', 'elang'),
-  ('main',),
+  ('main', 'runs'),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
 # Rooms that see less than all that is above them.

@@ -1,0 +1,116 @@
+"""A run in Python: load it by its workdir and decode texts. No gin is needed, nor seen.
+
+As with the commands, the libraries are loaded with the configuration that needs them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calm import configuration
+
+if TYPE_CHECKING:
+  from calm.evaluation.predictor import Predictor, Row
+  from calm.tasks.examples import Example
+  from calm.tasks.templates import Template
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained run that answers texts; several may be loaded beside each other."""
+
+  workdir: Path
+  predictor: 'Predictor'
+  template: 'Template'  # what is made of an input, as in 'translate English to French: {en}'
+
+  def at(self, threshold: float | None) -> 'Run':
+    """The same run at a threshold of its rule; None is the full model.
+
+    Raises:
+      ValueError: the rule has no threshold.
+    """
+    return dataclasses.replace(self, predictor=self.predictor.at(threshold))
+
+  def decode(self, inputs: Sequence[str | Mapping[str, Any]]) -> 'list[Row]':
+    """Answers inputs, in their order.
+
+    Args:
+      inputs: texts, or records that have the fields of the template.
+
+    Returns:
+      For each a dict of `inputs`, the text as the model reads it, `prediction`, `units` (tokens
+      generated, EOS among them), `costs` (in total: decoder `layers` run, `logits` made),
+      `log_prob` in nats, and, a number for each token, `tokens`, `exit_layers` (from 1) and
+      `num_logits`.
+
+    Raises:
+      ValueError: the template does not take an input, or it is too long; names it.
+    """
+    examples = [self._example(index, given) for index, given in enumerate(inputs)]
+    self.predictor.check(examples)
+    size = self.predictor.batch_size
+    rows: list[Row] = []
+    for start in range(0, len(examples), size):
+      rows += self.predictor(examples[start : start + size])
+    return [{**example.texts, **row} for example, row in zip(examples, rows, strict=True)]
+
+  def _example(self, index: int, given: str | Mapping[str, Any]) -> 'Example':
+    from calm.tasks.examples import Example
+
+    where, fields = f'input {index}', set(self.template.fields)
+    record = dict.fromkeys(fields, given) if isinstance(given, str) else given
+    if isinstance(given, str) and len(fields) != 1:
+      raise ValueError(
+        f'{where} is a text, and {self.template.template!r} takes records: give a dict with '
+        f'{", ".join(sorted(fields))}.'
+      )
+    try:
+      text = self.template.fill(record, {})
+    except ValueError as error:
+      raise ValueError(f'{where}: {error}') from None
+    return Example(index, where, {'inputs': text}, '', record)
+
+
+def load(
+  workdir: str | os.PathLike,
+  *,
+  certificate: str | os.PathLike | None = None,
+  gin_files: Sequence[str] = (),
+  **settings: Any,
+) -> Run:
+  """Loads the run that `calm train` keeps in a workdir, with the newest checkpoint's weights.
+
+  Args:
+    workdir: the folder, wherever it is now.
+    certificate: path of what `calm calibrate` wrote there: answers have its threshold. Without one
+      they are the full model's, unless RULE says otherwise.
+    gin_files: configs over the run's own, for a rule of one's own, say.
+    settings: values of macros, as MAX_DECODE_STEPS=20, or, in a dict behind two stars, of
+      parameters. A text that begins with @ or % is a reference, as RULE='@rules.Oracle()'.
+
+  Raises:
+    FileNotFoundError: there is no run, checkpoint, config or certificate.
+    ValueError: a setting that nothing reads, or a certificate for another system.
+  """
+  saved = Path(workdir, 'config.gin')
+  if not saved.is_file():
+    raise FileNotFoundError(f'No {saved}: name the workdir of a run, as `calm train` makes it.')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  given = {'WORKDIR': os.fspath(workdir), **settings}
+  bindings = [f'{name} = {_gin(value)}' for name, value in given.items()]
+  configuration.parse([str(saved), *gin_files], bindings, [], {})
+
+  from calm.evaluation import certified
+  from calm.tasks.templates import Template
+
+  predictor = configuration.value('PREDICTOR')
+  if certificate is not None:
+    rest = {name: configuration.value(name.upper()) for name in ('task', 'p_value', 'procedure')}
+    predictor = certified.at_certificate(predictor, os.fspath(certificate), **rest)
+  return Run(Path(workdir), predictor, Template(configuration.value('DECODE_TEMPLATE')))
+
+
+def _gin(value: Any) -> str:
+  return configuration.as_gin_value(value) if isinstance(value, str) else repr(value)
