@@ -54,7 +54,7 @@ class Run:
     rows: list[Row] = []
     for start in range(0, len(examples), size):
       rows += self.predictor(examples[start : start + size])
-    return [{**example.texts, **row} for example, row in zip(examples, rows, strict=True)]
+    return [{**example.raw, **row} for example, row in zip(examples, rows, strict=True)]
 
   def _example(self, index: int, given: str | Mapping[str, Any]) -> 'Example':
     from calm.tasks.examples import Example
@@ -70,7 +70,9 @@ class Run:
       text = self.template.fill(record, {})
     except ValueError as error:
       raise ValueError(f'{where}: {error}') from None
-    return Example(index, where, {'inputs': text}, '', record)
+    if isinstance(given, str) and not given.strip():  # Nothing is asked, nothing answered.
+      return Example(index, where, {}, '', {'inputs': given})
+    return Example(index, where, {'inputs': text}, '', {'inputs': text})
 
 
 def load(

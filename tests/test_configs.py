@@ -173,7 +173,8 @@ def test_a_config_says_how_it_is_run(config):
 
 @pytest.mark.parametrize('part', PARTS)
 def test_a_building_block_is_used_or_pointed_out(part):
-  others = [path for path in (*CONFIGS, *PARTS, 'README.md') if path != part]
+  pages = ['README.md', *(path.relative_to(ROOT) for path in (ROOT / 'docs').glob('*.md'))]
+  others = [path for path in (*CONFIGS, *PARTS, *pages) if path != part]
   assert any(part in (ROOT / path).read_text() for path in others)
 
 
@@ -183,8 +184,8 @@ def lines_of(source):
 
 
 def test_a_task_on_files_of_ones_own_costs_few_lines(given, tmp_path):
-  readme = (ROOT / 'README.md').read_text()
-  (source,) = re.findall(r'```\n(# my_task\.gin.*?)```', readme, re.DOTALL)
+  page = (ROOT / 'docs' / 'data.md').read_text()
+  (source,) = re.findall(r'```\n(# my_task\.gin.*?)```', page, re.DOTALL)
   shipped = ('glue_sst2', 'scitldr', 'squad')
   sources = [source, *((ROOT / f'configs/calm/{name}.gin').read_text() for name in shipped)]
   assert max(len(lines_of(source)) for source in sources) <= 15

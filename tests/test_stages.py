@@ -206,10 +206,10 @@ def test_a_stage_without_two_folders_is_refused_and_changes_none(
 
 @pytest.fixture
 def own(runs, tmp_path, monkeypatch):
-  """The flags of a measure and a rule of one's own, those of the README."""
-  readme = (configuration.shipped_root() / 'README.md').read_text(encoding='utf-8')
-  (module,) = re.findall(r'```python\n(# my_exits\.py\n.*?)```', readme, re.DOTALL)
-  (config,) = re.findall(r'```\n(# mine\.gin.*?)```', readme, re.DOTALL)
+  """The flags of a measure and a rule of one's own, those of docs/rules.md."""
+  page = (configuration.shipped_root() / 'docs' / 'rules.md').read_text(encoding='utf-8')
+  (module,) = re.findall(r'```python\n(# my_exits\.py\n.*?)```', page, re.DOTALL)
+  (config,) = re.findall(r'```\n(# mine\.gin.*?)```', page, re.DOTALL)
   (tmp_path / 'my_exits.py').write_text(module)
   (tmp_path / 'mine.gin').write_text(config)
   monkeypatch.syspath_prepend(tmp_path)

@@ -1,6 +1,7 @@
 """A run is loaded by its folder, and says in Python what the commands say of it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ TINY = {
   't5.T5Config.num_decoder_layers': 3,
   'losses.EncoderDecoderObjective.exit_weights': '"linear"',
 }
-SENTENCES = ['one', 'seventy-one', 'two hundred and three']
+SENTENCES = ['one', 'seventy-one', '', 'two hundred and three']
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +67,20 @@ def test_each_token_has_the_layer_it_stopped_at(workdir, run):
   (certificate,) = (workdir / 'certificates').iterdir()
   certified = runs.load(workdir, certificate=certificate)
   assert certified.decode(SENTENCES) == run.at(0.0).decode(SENTENCES)
+
+
+def test_the_python_of_the_readme_runs(workdir, tmp_path, monkeypatch, capsys):
+  readme = (configuration.shipped_root() / 'README.md').read_text(encoding='utf-8')
+  (code,) = re.findall(r'```python\n(from calm import runs\n.*?)```', readme, re.DOTALL)
+  assert len(code.splitlines()) <= 10
+  assert 'gin' not in code
+  (tmp_path / 'runs' / 'quickstart').mkdir(parents=True)
+  (tmp_path / 'runs' / 'quickstart' / 'exits').symlink_to(workdir)
+  monkeypatch.chdir(tmp_path)
+  exec(code, {})
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == 3
+  assert all(re.search(r' \[[123](, [123])*\]$', line) for line in said)
 
 
 def test_settings_are_values_of_macros_and_parameters(workdir):
