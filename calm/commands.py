@@ -16,7 +16,7 @@ import textwrap
 from pathlib import Path
 
 import calm
-from calm import configuration, processes, storage
+from calm import configuration, notices, processes, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +160,8 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
   module, name = command.function.split(':')
   function = gin.get_configurable(getattr(importlib.import_module(module), name))
   workdir = configuration.macro('WORKDIR')
-  return _begin(function, workdir) if command.begins_run and workdir else function()
+  with notices.command(f'{program.name} {command.name}'):
+    return _begin(function, workdir) if command.begins_run and workdir else function()
 
 
 def _begin(function, workdir):

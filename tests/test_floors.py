@@ -18,6 +18,7 @@ FLOORS = (
     'earlier_names',
     'configuration',
     'processes',
+    'notices',
     'commands',
   ),
   ('models', 'tasks'),

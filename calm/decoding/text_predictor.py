@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm import fingerprints
+from calm import fingerprints, notices
 from calm.decoding import generator as generators
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
@@ -83,8 +83,10 @@ class TextPredictor:
         f'The vocabulary ends texts with {self.vocabulary.eos_id}, the generator'
         f' with {self.generator.eos_id}: give it eos_id = {self.vocabulary.eos_id}.'
       )
+    notices.devices()
     # Once on the device, not with each batch.
     object.__setattr__(self, 'params', jax.tree.map(jnp.asarray, self.params))
+    notices.parameters(self.params)
 
   @property
   def name(self) -> str:
@@ -127,6 +129,7 @@ class TextPredictor:
 
   def check(self, examples: Sequence[Example]) -> None:
     """Raises a ValueError that names the first example that is too long or cannot be encoded."""
+    notices.once('tokenising', 'Tokenising the inputs, to see that all can be read.')
     for example in examples:
       self.tokenize(example)
 
@@ -156,6 +159,7 @@ class TextPredictor:
     inputs = [self.tokenize(example) for example in examples]
     length = padded_length(max(map(len, inputs)), self.inputs_length)
     tokens = tokenization.pad_rows(inputs, length, self.batch_size)
+    notices.once('decoding', 'Decoding; each new shape of a batch is compiled first.')
     decoded = jax.device_get(self.generator(self.params, tokens, key=self._keys(examples)))
     samples = decoded.tokens.shape[0] // self.batch_size
     rows = [self._row(decoded, row) for row in range(len(examples) * samples)]

@@ -14,7 +14,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from calm import storage
+from calm import notices, storage
 from calm.tasks import features, registered, text
 from calm.tasks.tokenization import RaggedArray, checked, pad_rows, tokenise
 
@@ -196,8 +196,11 @@ class _Rows:
 
 def _tokenised(task, split, lengths, truncate, vocab_size):
   """All examples of a split as columns, in memory."""
+  what = f'{task.name}, split {split}'
+  begun = f'Tokenising {what}.'
   rows: dict[str, list[np.ndarray]] = {name: [] for name in lengths}
   for example, tokens in tokenise(task, split):
+    notices.once(begun, begun)
     for name, length in lengths.items():
       rows[name].append(
         checked(
@@ -212,7 +215,12 @@ def _tokenised(task, split, lengths, truncate, vocab_size):
       )
   if not any(rows.values()):
     raise ValueError(text.has_no('examples', task, split))
-  return {name: RaggedArray.from_rows(column) for name, column in rows.items()}
+  columns = {name: RaggedArray.from_rows(column) for name, column in rows.items()}
+  count = sum(column.values.size for column in columns.values())
+  notices.once(
+    f'tokenised {what}', f'{what}: {len(next(iter(rows.values()))):,} examples, {count:,} tokens.'
+  )
+  return columns
 
 
 def _digest(drawn: Sequence[Columns]) -> str:

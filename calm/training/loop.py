@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
+from calm import notices
 from calm.training import resuming, sharding
 from calm.training.checkpoints import Checkpoints
 from calm.training.guards import PendingSteps, Signals, alone, make_workdir
@@ -89,6 +90,7 @@ def train(
     keep_checkpoints=keep_checkpoints,
   )
   make_workdir(workdir)
+  notices.devices()
   with contextlib.ExitStack() as resources:
     resources.enter_context(alone(workdir))
     trainer = Trainer(
@@ -113,6 +115,7 @@ def train(
       meter.set_state(saved.get('meter', {}))
       seconds_before = saved['seconds']
     step = first_step = int(state.step)
+    notices.parameters(state.params)
     saved_step = step if restored is not None else None
     progress = resources.enter_context(contextlib.closing(Progress(workdir, num_steps, step)))
     if step:
@@ -152,8 +155,11 @@ def train(
         if step == first_step:
           trainer.check(state, placed, validation)
           begin()
+          notices.once('compiling', 'Compiling the training step.')
         state, metrics = trainer.step(state, placed, trainer.key)
         step += 1
+        if step == first_step + 1:
+          _say_first(step, metrics, started)
         steps.add(step, metrics, batch, saved_step)
         meter.add(metrics)
         progress.advance(step)
@@ -198,6 +204,12 @@ def evaluate_loss(trainer, params, batches):
     total.update({'loss': float(loss), **{name: float(value) for name, value in sums.items()}})
   weight = max(total.pop('weight'), 1e-9)
   return {f'validation_{name}': value / weight for name, value in total.items()}
+
+
+def _say_first(step, metrics, started):
+  loss = float(metrics['loss'])  # Waits for the device.
+  seconds = time.monotonic() - started
+  notices.once('first', f'First loss: {loss:.4g}, at step {step}, after {seconds:.1f} s.')
 
 
 def _first_process(value):

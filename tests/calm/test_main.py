@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,13 @@ def test_ctrl_c_ends_a_run_saved(interrupted):
   assert (workdir / 'checkpoints' / '3').is_dir()
 
 
+def test_long_work_says_once_what_it_does(interrupted):
+  begun = ('Tokenising', 'Devices: ', 'Parameters: ', 'Compiling', 'First loss: ')
+  lines = [line for line in interrupted[2].splitlines() if line.startswith(begun)]
+  words = [next(word for word in begun if line.startswith(word)) for line in lines]
+  assert words == ['Tokenising', 'Tokenising', *begun[1:]]  # Two splits.
+
+
 def test_a_run_leaves_checkpoints_metrics_and_its_configuration(workdir):
   assert sorted(path.name for path in (workdir / 'checkpoints').iterdir()) == ['3', '4']
   reports = [json.loads(line) for line in (workdir / 'metrics.jsonl').open()]
@@ -167,6 +175,9 @@ def test_lines_are_decoded_to_a_file_or_to_standard_output(workdir, lines, tmp_p
   assert decode(workdir, '--input', lines, '--output', output) == 0
   records = [json.loads(line) for line in output.open()]
   assert [record['inputs'] for record in records] == LINES
+  said = capsys.readouterr().err
+  for word in ('Devices: ', 'Parameters: ', 'Tokenising', 'Decoding'):
+    assert len(re.findall(f'^{word}', said, re.MULTILINE)) == 1
   assert [record['units'] > 0 for record in records] == [line != '' for line in LINES]
   assert decode(workdir, '--input', lines) == 0
   printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -192,7 +203,7 @@ def test_a_command_whose_output_nobody_reads_ends_quietly(workdir, lines, monkey
   with os.fdopen(writer, 'w') as closed, monkeypatch.context() as patch:
     patch.setattr(sys, 'stdout', closed)
     assert decode(workdir, '--input', lines) == 128 + signal.SIGPIPE
-  assert capfd.readouterr().err == ''
+  assert not re.search('Error|Traceback|pipe', capfd.readouterr().err)
 
 
 def test_standard_input_is_decoded(workdir, monkeypatch, capsys):
