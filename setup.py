@@ -36,6 +36,7 @@ setuptools.setup(
   package_data={name: ['*.gin'] for name in GIN} | {name: ['py.typed'] for name in PROGRAMS},
   # Not older than what was tested (constraints.txt): its minor version, or below 1.0 its patch.
   install_requires=[
+    'filelock>=4.2',
     'flax>=0.12.8',
     'gin-config>=0.5.0',
     'grain>=0.2.18',

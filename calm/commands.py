@@ -16,7 +16,7 @@ import textwrap
 from pathlib import Path
 
 import calm
-from calm import configuration, notices, processes, storage
+from calm import compilation_cache, configuration, notices, processes, storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,7 @@ def make_parser(program: Program) -> argparse.ArgumentParser:
         metavar=option.metavar,
         help=f'{option.help} (the macro {option.macro})',
       )
+    compilation_cache.add_flag(sub)
     processes.add_flags(sub)
     sub.add_argument('--traceback', action='store_true', help='show where an error came from')
   return parser
@@ -160,6 +161,7 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
   module, name = command.function.split(':')
   function = gin.get_configurable(getattr(importlib.import_module(module), name))
   workdir = configuration.macro('WORKDIR')
+  compilation_cache.use(args.compilation_cache)
   with notices.command(f'{program.name} {command.name}'):
     return _begin(function, workdir) if command.begins_run and workdir else function()
 

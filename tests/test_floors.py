@@ -19,6 +19,7 @@ FLOORS = (
     'configuration',
     'processes',
     'notices',
+    'compilation_cache',
     'commands',
   ),
   ('models', 'tasks'),
