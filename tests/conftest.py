@@ -10,13 +10,16 @@ from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
 
 # Before anything compiles, and for the processes that tests start, too: emitting fusions by way of
-# MLIR is half of what it takes to compile small programs.
-os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
+# MLIR is half of what it takes to compile small programs, and cutting them into parts for LLVM to
+# compile side by side a quarter of the rest.
+FLAGS = '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {FLAGS}'
 QUICK = {
   'jax_disable_most_optimizations': True,  # LLVM's; XLA's are as ever.
   'jax_persistent_cache_min_compile_time_secs': 0.1,
 }
-USUAL = {'jax_disable_most_optimizations': False, 'jax_enable_compilation_cache': False}
+ANEW = {'jax_enable_compilation_cache': False}
+USUAL = ANEW | {'jax_disable_most_optimizations': False}
 
 
 def pytest_collection_finish():
@@ -49,17 +52,34 @@ def _quick_compilation(tmp_path_factory):
     yield
 
 
-@pytest.fixture(scope='module')
-def optimized():
-  """Compiles as users do, and everything anew."""
-  jax.clear_caches()
+@contextlib.contextmanager
+def _usual_fusions():
+  """Makes of a program for XLA what users get."""
   get_options = compiler.get_compile_options
 
   def usual_options(*args, env_options_overrides=None, **kwargs):
     overrides = {'xla_cpu_use_fusion_emitters': True} | (env_options_overrides or {})
     return get_options(*args, env_options_overrides=overrides, **kwargs)
 
-  with _settings(USUAL), pytest.MonkeyPatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compiler, 'get_compile_options', usual_options)
     yield
+
+
+@pytest.fixture(scope='module')
+def optimized():
+  """Compiles as users do, and everything anew."""
   jax.clear_caches()
+  with _settings(USUAL), _usual_fusions():
+    yield
+  jax.clear_caches()
+
+
+@pytest.fixture(scope='module')
+def optimized_hlo():
+  """Compiles to the HLO that users get, anew, for tests that read and do not run it.
+
+  What LLVM makes of it, in most of the time, is left as it is elsewhere.
+  """
+  with _settings(ANEW), _usual_fusions():
+    yield

@@ -13,7 +13,7 @@ from calm.decoding import generator
 from calm.exits import confidence, rules, thresholds
 from calm.models import t5
 
-pytestmark = pytest.mark.usefixtures('optimized')
+pytestmark = pytest.mark.usefixtures('optimized_hlo')
 LAYERS, LENGTH = 3, 64
 CONFIG = t5.published(
   't5_1_1_small',
