@@ -165,6 +165,14 @@ class Settings:
     if name in self and not any(type(found) is type(v) and found == v for v in values):
       self.refuse(name, why or f'only {" or ".join(map(_brief, values))} is supported')
 
+  def words(self, name: str, choices: Collection[str]) -> tuple[str, ...]:
+    """Some of `choices`, each at most once: a list, or a text with '|' between; none if absent."""
+    value = self._get(name, [])
+    found = [word.strip() for word in value.lower().split('|')] if isinstance(value, str) else value
+    if not isinstance(found, list) or any(found.count(word) > (word in choices) for word in found):
+      self.refuse(name, f'known are {", ".join(choices)}, each at most once')
+    return tuple(found)
+
   def refuse(self, name: str, why: str):
     """Raises the ValueError about a setting; `why` is the end of a sentence."""
     raise ValueError(f'{self.path}: {name} is {_brief(self._values.get(name))}; {why}.')

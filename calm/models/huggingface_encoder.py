@@ -2,7 +2,7 @@
 
 The base lies under a prefix or not, the scale and bias of a norm may have their first names, and
 heads of other tasks may lie beside. Each kind of encoder adds its settings:
-`calm.models.huggingface_bert`.
+`calm.models.huggingface_bert`, `calm.models.huggingface_deberta`.
 """
 
 import re
@@ -30,7 +30,8 @@ ACTIVATIONS = {
   'tanh': 'tanh',
   'linear': 'linear',
 }
-# Our names and theirs; what follows the slash is a kernel, a scale, a bias or an embedding.
+# Our names and theirs; what follows the slash is a kernel, a scale, a bias or an embedding. Without
+# a slash it is the whole name.
 NAMES = (
   (r'embeddings/(word|position|token_type)/(\w+)', r'embeddings.\1_embeddings/\2'),
   (r'embeddings/norm/(\w+)', r'embeddings.LayerNorm/\1'),
@@ -70,6 +71,7 @@ _NO_ACCOUNT = frozenset({
   'tie_word_embeddings',
 })  # fmt: skip
 _CLASSIFIER = 'classifier.'
+_POOLER = 'pooler.'
 # Of other tasks.
 _HEADS = ('cls.', 'qa_outputs.', 'lm_predictions.', 'mask_predictions.')
 # Early versions wrote these buffers.
@@ -95,12 +97,16 @@ class EncoderDirectory:
   config_class: Any
   # Of the names of the base, where it lies beside a head.
   prefix: str
+  # Whether the pooler is of the base, or else, as the classifier always, of a head.
+  pooler_in_base = True
   # What transformers calls a network whose head is our classifier, and one without.
   architecture: str
   base_architecture: str
   # Fields of the config that config.json tells, to be compared.
   fields: Sequence[str]
   names: Sequence[tuple[str, str]] = NAMES
+  # Settings that change nothing of states and logits, beside those of any encoder.
+  no_account: frozenset[str] = frozenset()
 
   def __init__(self, directory):
     values = safetensors_directory.read_settings(directory)
@@ -114,7 +120,7 @@ class EncoderDirectory:
       now = re.sub(r'LayerNorm\.beta$', 'LayerNorm.bias', now)
       if now != name:
         self._tensors.merge(now, (name,))
-    pooler = any(name.startswith(f'{self._prefix}pooler.') for name in self.shapes)
+    pooler = any(name.startswith(self._pooler) for name in self.shapes)
     self.labels = self._read_labels(values, settings, pooler)
     _refuse_other_forms(settings)
     fields = self._fields(settings)
@@ -124,7 +130,7 @@ class EncoderDirectory:
       )
     except ValueError as error:
       raise ValueError(f'{settings.path}: {error}') from None
-    settings.finish(NO_ACCOUNT | _NO_ACCOUNT)
+    settings.finish(NO_ACCOUNT | _NO_ACCOUNT | self.no_account)
 
   def _fields(self, settings):
     """The fields of the config that `settings` tell, all but those of the heads."""
@@ -133,7 +139,12 @@ class EncoderDirectory:
   def name(self, flat):
     """transformers' name of the parameter with the flat name `flat`; None if it has none."""
     name = name_of(flat, self.names)
-    return name if name is None or name.startswith(_CLASSIFIER) else self._prefix + name
+    return name if name is None or self.in_head(name) else self._prefix + name
+
+  @classmethod
+  def in_head(cls, name):
+    """Whether a parameter, by transformers' name without a prefix, never has one."""
+    return name.startswith(_CLASSIFIER if cls.pooler_in_base else (_CLASSIFIER, _POOLER))
 
   @staticmethod
   def shape(flat, shape):
@@ -168,8 +179,12 @@ class EncoderDirectory:
     if not (config.num_labels and self.config.num_labels):
       heads.append(_CLASSIFIER)
     if not config.pooler:
-      heads.append(f'{self._prefix}pooler.')
+      heads.append(self._pooler)
     return sorted(name for name in self.shapes if name.startswith(tuple(heads)))
+
+  @property
+  def _pooler(self):
+    return self._prefix + _POOLER if self.pooler_in_base else _POOLER
 
   def _read_labels(self, values, settings, pooler):
     """Names of the labels of a classifier over the pooled state, if there is one."""
@@ -195,8 +210,8 @@ def name_of(flat, names=NAMES):
   """transformers' name, without a prefix, of a flat name; None if it has none."""
   for pattern, name in names:
     if match := re.fullmatch(pattern, flat):
-      name, _, kind = match.expand(name).partition('/')
-      return f'{name}.{"bias" if kind == "bias" else "weight"}'
+      name, slash, kind = match.expand(name).partition('/')
+      return name + (slash and ('.bias' if kind == 'bias' else '.weight'))
   return None
 
 
@@ -220,11 +235,12 @@ def export(kind, config, params, labels=()):
   parameters.require_fit('params', parameters.shapes(kind.network(config)), shapes)
   if labels and len(set(labels)) != config.num_labels:
     raise ValueError(f'There are {len(set(labels))} labels, and the model has {config.num_labels}.')
+  names = {name: name_of(name, kind.names) for name in flat}
+  # Beside a head, the base lies under its prefix.
+  base = kind.prefix if any(map(kind.in_head, names.values())) else ''
   tensors = {}
   for name, value in flat.items():
-    theirs = name_of(name, kind.names)
-    if config.num_labels and not theirs.startswith(_CLASSIFIER):
-      theirs = kind.prefix + theirs
+    theirs = names[name] if kind.in_head(names[name]) else base + names[name]
     tensors[theirs] = np.asarray(value).T if name.endswith('kernel') else np.asarray(value)
   if not config.num_labels:
     return tensors, {'architectures': [kind.base_architecture]}

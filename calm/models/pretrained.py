@@ -5,18 +5,30 @@ from pathlib import Path
 from calm import model_folders, storage
 from calm.models import (
   huggingface_bert,
+  huggingface_deberta,
   huggingface_t5,
   parameters,
   safetensors_directory,
   t5x_format,
 )
 from calm.models.bert import BertConfig
+from calm.models.deberta import DebertaConfig
 from calm.models.t5 import T5Config
 
 # What reads a directory of transformers, by the model_type in its config.json.
-READERS = {'bert': huggingface_bert.Directory, 't5': huggingface_t5.Directory}
+READERS = {
+  'bert': huggingface_bert.Directory,
+  'deberta': huggingface_deberta.Directory,
+  't5': huggingface_t5.Directory,
+}
+# Others that may be taken for one of these, and why they are none.
+NO_READERS = {'deberta-v2': huggingface_deberta.LATER_VERSIONS}
 # What writes one, by the class of the network's config.
-WRITERS = {BertConfig: huggingface_bert.save, T5Config: huggingface_t5.save}
+WRITERS = {
+  BertConfig: huggingface_bert.save,
+  DebertaConfig: huggingface_deberta.save,
+  T5Config: huggingface_t5.save,
+}
 
 
 def save_huggingface(directory, config, params, *, dtype='float32', vocabulary_path=None, **others):
@@ -130,8 +142,8 @@ def _source(directory):
     model_type = safetensors_directory.read_settings(directory).get('model_type')
     if str(model_type) not in READERS:
       raise ValueError(
-        f'{directory / safetensors_directory.CONFIG}: model_type is {model_type!r}; known are '
-        f'{", ".join(READERS)}.'
+        f'{directory / safetensors_directory.CONFIG}: model_type is {model_type!r}; '
+        f'{NO_READERS.get(str(model_type), "")}known are {", ".join(READERS)}.'
       )
     return READERS[model_type](directory)
   if (directory / t5x_format.TREE).is_file():

@@ -1,10 +1,19 @@
-"""DeBERTa by its formulas: each score of each query and key on its own, in float64."""
+"""DeBERTa's attention against its formulas, each score of each query and key on its own."""
 
+import dataclasses
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
+
+from calm.models import deberta, parameters
+from calm.models.disentangled_attention import POSITION_TERMS, skew
 
 ERF = np.vectorize(math.erf)
+TINY = deberta.DebertaConfig(37, 12, 3, 17, 2, 20, 5)
+LENGTHS = np.array([11, 1, 6])
 
 
 def gelu(x):
@@ -76,3 +85,49 @@ def forward(flat, num_heads, num_layers, tokens, mask, token_types):
     x = norm(x + y, layer['mlp_norm/scale'], layer['mlp_norm/bias'])
     states.append(x)
   return states, gelu(x[0] @ flat['pooler/dense/kernel'] + flat['pooler/dense/bias'])
+
+
+@pytest.mark.parametrize('first', [4, 5])
+def test_skew_moves_each_row_one_further(first):
+  x = jnp.arange(2 * 5 * 10).reshape(2, 5, 10)
+  for i, j in np.ndindex(5, 5):
+    np.testing.assert_array_equal(skew(x, first)[:, i, j], x[:, i, first - i + j])
+
+
+def test_skew_of_one_token_is_that_of_many():
+  x = jnp.arange(6).reshape(3, 1, 2)
+  np.testing.assert_array_equal(skew(x, 1), x[..., 1:])
+  np.testing.assert_array_equal(skew(x, 0), x[..., :1])
+
+
+def assert_close(ours, theirs):
+  assert np.abs(ours - theirs).max() <= 2e-6 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize('most', [1, 5, 11, 40], ids='clipped_at_{}'.format)
+@pytest.mark.parametrize(
+  'terms', [(), ('c2p',), ('p2c',), POSITION_TERMS], ids=lambda terms: '_'.join(terms) or 'none'
+)
+def test_states_are_those_of_the_formulas(varied_encoder, terms, most):
+  config = dataclasses.replace(TINY, position_terms=terms, max_relative_positions=most)
+  if most == 5:
+    config = dataclasses.replace(config, absolute_positions=True, num_token_types=3)
+  model = deberta.Deberta(config)
+  params = varied_encoder(model)
+  mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
+  tokens = np.where(mask, np.arange(mask.size).reshape(mask.shape) * 5 % 36 + 1, 0)
+
+  @jax.jit
+  def run(params):
+    def everything(module):
+      states = module(tokens, mask, tokens % 3)
+      return [module.embed(tokens, mask, tokens % 3), *states], module.pool(states[-1])
+
+    return model.apply({'params': params}, method=everything)
+
+  flat = parameters.flatten(params)
+  rows = [forward(flat, 3, 2, tokens[i], mask[i], tokens[i] % 3) for i in range(len(mask))]
+  states, pooled = run(params)
+  for layer, state in enumerate(states):
+    assert_close(np.asarray(state)[mask], np.stack([row[0][layer] for row in rows])[mask])
+  assert_close(pooled, np.stack([row[1] for row in rows]))
