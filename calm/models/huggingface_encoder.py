@@ -235,13 +235,13 @@ def export(kind, config, params, labels=()):
   parameters.require_fit('params', parameters.shapes(kind.network(config)), shapes)
   if labels and len(set(labels)) != config.num_labels:
     raise ValueError(f'There are {len(set(labels))} labels, and the model has {config.num_labels}.')
-  names = {name: name_of(name, kind.names) for name in flat}
+  theirs = {name: name_of(name, kind.names) for name in flat}
   # Beside a head, the base lies under its prefix.
-  base = kind.prefix if any(map(kind.in_head, names.values())) else ''
+  prefix = kind.prefix if any(map(kind.in_head, theirs.values())) else ''
   tensors = {}
   for name, value in flat.items():
-    theirs = names[name] if kind.in_head(names[name]) else base + names[name]
-    tensors[theirs] = np.asarray(value).T if name.endswith('kernel') else np.asarray(value)
+    value = np.asarray(value).T if name.endswith('kernel') else np.asarray(value)
+    tensors[theirs[name] if kind.in_head(theirs[name]) else prefix + theirs[name]] = value
   if not config.num_labels:
     return tensors, {'architectures': [kind.base_architecture]}
   names = tuple(labels) or _default_labels(config.num_labels)

@@ -52,6 +52,20 @@ def test_a_choice_is_one_of_the_words(tmp_path, value):
     settings(tmp_path, act=value).choice('act', ('relu', 'gelu'), 'relu')
 
 
+@pytest.mark.parametrize(
+  ('value', 'words'),
+  [(None, ()), ([], ()), (['b', 'a'], ('b', 'a')), ('a', ('a',)), ('B | a', ('b', 'a'))],
+)
+def test_words_are_a_list_or_a_text(tmp_path, value, words):
+  assert settings(tmp_path, kinds=value).words('kinds', ('a', 'b')) == words
+
+
+@pytest.mark.parametrize('value', ['', 'c', 'a|a', 'a|', ['A'], ['a', 1], [['a']], 1, {'a': 1}])
+def test_words_are_known_and_each_is_there_once(tmp_path, value):
+  with pytest.raises(ValueError, match=r'config\.json: kinds is .*known are a, b, each at most'):
+    settings(tmp_path, kinds=value).words('kinds', ('a', 'b'))
+
+
 @pytest.mark.parametrize('value', [True, 1.0, 2, '1', [1]])
 def test_only_what_can_be_done_with_is_let_pass(tmp_path, value):
   for good in (1, None):

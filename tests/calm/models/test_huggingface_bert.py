@@ -305,5 +305,5 @@ def test_a_tokenizer_is_copied_beside_the_weights(tmp_path, params):
 
 
 def test_a_config_of_another_kind_is_not_exported(tmp_path):
-  with pytest.raises(ValueError, match='A dict cannot be exported; there are BertConfig, T5Config'):
+  with pytest.raises(ValueError, match='A dict cannot be exported; there are BertConfig, '):
     pretrained.save_huggingface(tmp_path / 'out', {}, {})
