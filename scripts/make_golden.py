@@ -10,9 +10,10 @@ decoder_target_tokens[5, 13], padded with 0; float32 encoded[5, 40, D] and logit
 where there is no padding; tokens[5, 17], the greedy output without the start token, 0 after its
 end.
 
-`golden_bert`, a classifier: tokens[4, 23], mask[4, 23] and token_types[4, 23], two texts in each
-row; computed in float64 and stored in float32, states[L + 1, 4, 23, D] from the embeddings on, of
-use where there is no padding, pooled[4, D] and logits[4, C].
+`golden_bert` and `golden_deberta`, classifiers: tokens[4, 23], mask[4, 23] and
+token_types[4, 23], two texts in each row; computed in float64 and stored in float32,
+states[L + 1, 4, 23, D] from the embeddings on, of use where there is no padding, pooled[4, D] and
+logits[4, C].
 """
 
 import argparse
@@ -48,6 +49,17 @@ ENCODER_SIZES = {
 }
 ENCODERS = {
   'golden_bert': (transformers.BertConfig, transformers.BertForSequenceClassification, {}),
+  'golden_deberta': (
+    transformers.DebertaConfig,
+    transformers.DebertaForSequenceClassification,
+    {
+      'relative_attention': True,
+      'max_relative_positions': 8,  # Fewer than there are: the others share the last.
+      'pos_att_type': ['c2p', 'p2c'],
+      'position_biased_input': False,
+      'type_vocab_size': 2,
+    },
+  ),
 }
 TEXT_LENGTHS = (23, 2, 9, 17)
 SOURCE_LENGTHS = (40, 1, 17, 29, 8)
@@ -149,7 +161,9 @@ def expected_of_encoder(model, generator):
       **dict(zip(('input_ids', 'attention_mask', 'token_type_ids'), inputs, strict=True)),
       output_hidden_states=True,
     )
-    pooled = model.base_model.pooler(out.hidden_states[-1])
+    # BERT's pooler is of the base, DeBERTa's of the classifier.
+    pooler = getattr(model, 'pooler', None) or model.base_model.pooler
+    pooled = pooler(out.hidden_states[-1])
   results = {
     'states': torch.stack(out.hidden_states),
     'pooled': pooled,

@@ -7,11 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from calm.models import bert, pretrained
+from calm.models import bert, deberta, pretrained
 
 pytestmark = pytest.mark.usefixtures('optimized')
 MODELS = {
   'golden_bert': bert.Bert(bert.BertConfig(53, 20, 4, 34, 3, 29, num_labels=3)),
+  'golden_deberta': deberta.Deberta(
+    deberta.DebertaConfig(53, 20, 4, 34, 3, 29, 8, num_token_types=2, num_labels=3)
+  ),
 }
 
 
