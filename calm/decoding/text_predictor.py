@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,8 @@ from calm import fingerprints, notices
 from calm.decoding import generator as generators
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
+from calm.tasks import fidelity, tokenization
 from calm.tasks import identity as identities
-from calm.tasks import tokenization
 from calm.tasks.examples import Example
 from calm.tasks.lines import HALF_A_PAIR
 
@@ -127,13 +127,22 @@ class TextPredictor:
     generator = dataclasses.replace(self.generator, **changes)
     return dataclasses.replace(self, generator=generator)
 
-  def check(self, examples: Sequence[Example]) -> None:
-    """Raises a ValueError that names the first example that is too long or cannot be encoded."""
-    notices.once('tokenising', 'Tokenising the inputs, to see that all can be read.')
-    for example in examples:
-      self.tokenize(example)
+  def check(self, examples: Iterable[Example]) -> None:
+    """Raises a ValueError that names the first example that is too long or cannot be encoded.
 
-  def tokenize(self, example: Example) -> np.ndarray:
+    Says on standard error how many are cut, hold characters that the vocabulary does not know, or
+    have a target that no tokens stand for.
+    """
+    notices.once('tokenising', 'Tokenising the inputs, to see that all can be read.')
+    losses = fidelity.Losses()
+    for example in examples:
+      self.tokenize(example, losses)
+      if example.target:
+        (target,) = tokenization.encode(self.vocabulary, [example.target])
+        losses.look(self.vocabulary, 'targets', [example.target], [target], [example.where])
+    losses.say()
+
+  def tokenize(self, example: Example, losses: fidelity.Losses | None = None) -> np.ndarray:
     """Tokens int32[n] of an example's text, its end included; none if it has no text.
 
     Raises:
@@ -150,6 +159,10 @@ class TextPredictor:
     end = [self.vocabulary.eos_id] if self.add_eos else []
     ended = np.array([*tokens, *end], np.int32)
     length, cut = self.inputs_length, self.truncate
+    if losses is not None:
+      losses.look(self.vocabulary, 'inputs', [text], [tokens], [example.where])
+      if cut and len(ended) > length:
+        losses.cut('inputs', example.where)
     return tokenization.checked(
       ended, length, cut, example.where, 'inputs', ends_in_eos=self.add_eos
     )

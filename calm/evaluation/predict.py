@@ -73,8 +73,10 @@ def predict(
   if input_path:
     settings: Row = {'inputs_template': inputs_template, 'input_format': input_format}
     reader = Reader(input_path, inputs_template, input_format)
-    pairs: Pairs = ((own, example) for own, example in reader)
+    pairs: Pairs = reader
     total = _check_all(reader, predictor) if reader.rereadable else None
+    if total is None:
+      pairs = _checked(reader, predictor)
   else:
     settings = {'task': task and task.name, 'split': split}
     pairs = _of_split(task, split)
@@ -148,10 +150,22 @@ def _of_split(task, split) -> list[tuple[Row, Example]]:
 def _check_all(reader: Reader, predictor: Predictor) -> int:
   """Reads a file through: a bad line shows before hours of work, and the bar knows its end."""
   count = 0
-  for batch in _batches(reader, predictor.batch_size):
-    predictor.check([example for _, example in batch])
-    count += len(batch)
+
+  def counted():
+    nonlocal count
+    for _, example in reader:
+      count += 1
+      yield example
+
+  predictor.check(counted())
   return count
+
+
+def _checked(reader: Reader, predictor: Predictor) -> Pairs:
+  """Inputs that cannot be read twice, each looked at as it comes."""
+  for own, example in reader:
+    predictor.check([example])
+    yield own, example
 
 
 def _check_output(input_path, output_path):

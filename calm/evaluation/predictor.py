@@ -1,7 +1,7 @@
 """What anything that answers offers: a decoder, a classifier, a router, a function of one's own."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from calm import fingerprints
@@ -54,8 +54,11 @@ class Predictor(Protocol):
   def at(self, threshold: float | None) -> 'Predictor':
     """The same at a threshold; None is the safe one: never early, always the full system."""
 
-  def check(self, examples: Sequence[Example]) -> None:
-    """Raises a ValueError that names the first example that it cannot read."""
+  def check(self, examples: Iterable[Example]) -> None:
+    """Raises a ValueError that names the first example that it cannot read.
+
+    What it can read but in part, as a text that is cut, is counted and said on standard error.
+    """
 
   def __call__(self, examples: Sequence[Example]) -> list[Row]:
     """Answers, in order; `units` is at least 0 and costs are totals of the example."""
@@ -92,7 +95,7 @@ class FunctionPredictor:
     """The same function at a threshold."""
     return dataclasses.replace(self, threshold=threshold)
 
-  def check(self, examples: Sequence[Example]) -> None:
+  def check(self, examples: Iterable[Example]) -> None:
     """A function reads whatever it is given."""
 
   def __call__(self, examples: Sequence[Example]) -> list[Row]:

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from calm import notices, storage
-from calm.tasks import features, registered, text
+from calm.tasks import features, fidelity, registered, text
 from calm.tasks.tokenization import RaggedArray, checked, pad_rows, tokenise
 
 Columns = Mapping[str, RaggedArray]  # of the same number of rows, by name
@@ -195,13 +195,16 @@ class _Rows:
 
 
 def _tokenised(task, split, lengths, truncate, vocab_size):
-  """All examples of a split as columns, in memory."""
+  """All examples of a split as columns, in memory; says what their texts lose."""
   what = f'{task.name}, split {split}'
   begun = f'Tokenising {what}.'
   rows: dict[str, list[np.ndarray]] = {name: [] for name in lengths}
-  for example, tokens in tokenise(task, split):
+  losses = fidelity.Losses(f'{task.name} {split}')
+  for example, tokens in tokenise(task, split, losses):
     notices.once(begun, begun)
     for name, length in lengths.items():
+      if len(tokens[name]) > length and truncate:
+        losses.cut(name, example.where)
       rows[name].append(
         checked(
           tokens[name],
@@ -220,6 +223,7 @@ def _tokenised(task, split, lengths, truncate, vocab_size):
   notices.once(
     f'tokenised {what}', f'{what}: {len(next(iter(rows.values()))):,} examples, {count:,} tokens.'
   )
+  losses.say()
   return columns
 
 

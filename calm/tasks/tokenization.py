@@ -8,7 +8,7 @@ import numpy as np
 import seqio
 import tqdm
 
-from calm.tasks import examples, text
+from calm.tasks import examples, fidelity, text
 from calm.tasks.examples import Example
 
 _CHUNK = 1000  # Texts that are tokenised at a time.
@@ -62,10 +62,12 @@ def encode(vocabulary: seqio.Vocabulary, texts: Sequence[str]) -> list[list[int]
   return [list(vocabulary.encode(one)) for one in texts]
 
 
-def tokenise(task: seqio.Task, split: str) -> Iterator[tuple[Example, dict[str, np.ndarray]]]:
+def tokenise(
+  task: seqio.Task, split: str, losses: fidelity.Losses | None = None
+) -> Iterator[tuple[Example, dict[str, np.ndarray]]]:
   """Yields the examples of a split with all tokens, int32[n], of their `inputs` and `targets`.
 
-  A bar shows the way on a terminal.
+  `losses`, if given, counts what the texts lose. A bar shows the way on a terminal.
   """
   features = {name: task.output_features[name] for name in text.FEATURES}
   bar = tqdm.tqdm(desc=f'tokenising {split}', unit=' examples', delay=2, disable=None)
@@ -78,6 +80,9 @@ def tokenise(task: seqio.Task, split: str) -> Iterator[tuple[Example, dict[str, 
       for name, feature in features.items():
         end = [feature.vocabulary.eos_id] if feature.add_eos else []
         rows = encode(feature.vocabulary, texts[name])
+        if losses is not None:
+          places = [one.where for one in chunk]
+          losses.look(feature.vocabulary, name, texts[name], rows, places)
         columns[name] = [np.array([*row, *end], np.int32) for row in rows]
       for i, example in enumerate(chunk):
         yield example, {name: column[i] for name, column in columns.items()}

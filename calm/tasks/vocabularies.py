@@ -1,10 +1,13 @@
 """Vocabularies: made of a task's own text, T5's, or bytes. Pad is 0, EOS 1, unknown 2."""
 
+import functools
 import io
 import itertools
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sentencepiece as sentencepiece_library
 import seqio
@@ -12,13 +15,18 @@ import tensorflow as tf
 import tqdm
 
 from calm import storage
-from calm.tasks import text
+from calm.tasks import examples, fidelity
+from calm.tasks import text as text_tasks
 
 T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
 
+NORMALIZATIONS = ('nmt_nfkc', 'nfkc', 'nmt_nfkc_cf', 'nfkc_cf', 'identity')
+
 # SentencePiece skips longer sentences without a word (its max_sentence_length), so longer texts
-# are cut between words.
+# are cut between words; likewise sentences with characters that it keeps for itself.
 _MAX_SENTENCE_BYTES = 4000
+_RESERVED = dict.fromkeys(map(ord, '\0\u2585'), ' ')
+_WHITESPACE = ('\n', '\t', '\r')
 
 
 class MissingVocabularyError(FileNotFoundError):
@@ -124,13 +132,17 @@ def write_vocabulary(
   *,
   split: str = 'train',
   max_examples: int | None = 2_000_000,
+  normalization: str = 'nmt_nfkc',
+  keep_whitespace: bool = False,
+  user_symbols: Sequence[str] = (),
   byte_fallback: bool = False,
   overwrite: bool = False,
 ) -> str:
   """Trains a SentencePiece vocabulary (unigram) from a task's inputs and targets; returns `path`.
 
   Kudo, https://arxiv.org/abs/1804.10959. A vocabulary that is there already is left as it is
-  unless `overwrite`: the weights trained with it know no other.
+  unless `overwrite`: the weights trained with it know no other. How many of the texts hold what it
+  does not know, and how many targets do not come back from their tokens, is said on standard error.
 
   Args:
     task: text in, text out; its own vocabulary is not needed.
@@ -138,11 +150,16 @@ def write_vocabulary(
     vocab_size: pieces in all, pad, EOS and unknown included.
     split: of the task.
     max_examples: read no more than so many.
+    normalization: what SentencePiece makes of a text first, one of NORMALIZATIONS; T5's takes
+      newlines for spaces, m² for m2 and ﬁ for fi, 'identity' changes nothing.
+    keep_whitespace: keep newlines, tabs, indentation and several spaces apart; otherwise all are
+      one space, and none at the ends.
+    user_symbols: texts that are one piece each, always.
     byte_fallback: spell unknown characters in bytes; takes 256 pieces.
 
   Raises:
-    ValueError: there is no path, the split is empty, or its text has no use for, or needs more
-      than, vocab_size pieces.
+    ValueError: there is no path, the split is empty, a setting cannot be, or its text has no use
+      for, or needs more than, vocab_size pieces.
     storage.BusyError: another process makes it.
   """
   if not path:
@@ -150,18 +167,46 @@ def write_vocabulary(
       "This configuration has no vocabulary to make: bytes need none, and T5's own is there."
       ' To make one, include gin/tasks/sentencepiece.gin.'
     )
+  if normalization not in NORMALIZATIONS:
+    raise ValueError(f'NORMALIZATION is {normalization!r}, not one of {", ".join(NORMALIZATIONS)}.')
+  if isinstance(user_symbols, str) or not all(isinstance(one, str) and one for one in user_symbols):
+    raise ValueError(f'USER_SYMBOLS is {user_symbols!r}, not a tuple of texts.')
+  symbols = [*dict.fromkeys([*(_WHITESPACE if keep_whitespace else ()), *user_symbols])]
+  settings: dict[str, Any] = {
+    'normalization_rule_name': normalization,
+    'user_defined_symbols': symbols,
+    'byte_fallback': byte_fallback,
+  }
+  if keep_whitespace:  # Said only then, since what is said is written into the file.
+    settings['remove_extra_whitespaces'] = False
   with storage.lock(f'{path}.lock', path):
-    return _write_vocabulary(task, path, vocab_size, split, max_examples, byte_fallback, overwrite)
+    if tf.io.gfile.exists(path) and not overwrite:
+      print(f'{path} is there already and stays as it is.', file=sys.stderr)
+      return path
+    texts = functools.partial(_texts, task, split, max_examples)
+    _write_atomically(path, _train(task, split, texts(), vocab_size, settings))
+  print(f'Wrote {path}: {vocab_size} pieces.', file=sys.stderr)
+  _say_losses(path, f'{task.name} {split}', texts())
+  return path
 
 
-def _write_vocabulary(task, path, vocab_size, split, max_examples, byte_fallback, overwrite):
-  if tf.io.gfile.exists(path) and not overwrite:
-    print(f'{path} is there already and stays as it is.', file=sys.stderr)
-    return path
-  sentences = _sentences(itertools.islice(text.examples(task, split), max_examples))
+def _texts(task, split, max_examples) -> Iterator[tuple[str, str, str]]:
+  """(feature, text, where) of the inputs and targets that are read."""
+  found = examples.read(task, split)
+  for example in itertools.islice(found, max_examples):
+    yield 'inputs', example.texts['inputs'], example.where
+    yield 'targets', example.target, example.where
+  if next(found, None) is not None:
+    storage.warn(f'Read the first {max_examples} examples alone (max_examples).', once=True)
+
+
+def _train(task, split, texts, vocab_size, settings) -> bytes:
+  """The model that SentencePiece makes of texts."""
+  keep = not settings.get('remove_extra_whitespaces', True)
+  sentences = (part for _, text, _ in texts for part in _parts(text, keep))
   first = next(sentences, None)
   if first is None:
-    raise ValueError(text.has_no('text', task, split))
+    raise ValueError(text_tasks.has_no('text', task, split))
   model = io.BytesIO()
   try:
     sentencepiece_library.SentencePieceTrainer.train(
@@ -176,38 +221,52 @@ def _write_vocabulary(task, path, vocab_size, split, max_examples, byte_fallback
       eos_id=1,
       unk_id=2,
       bos_id=-1,
-      byte_fallback=byte_fallback,
       max_sentence_length=2 * _MAX_SENTENCE_BYTES,
       num_threads=1,  # The result depends on their number.
       minloglevel=2,
+      **settings,
     )
   except RuntimeError as error:
     reason = str(error).rpartition('] ')[-1]  # After the place in SentencePiece's own source.
     raise ValueError(f'No vocabulary of {vocab_size} pieces (VOCAB_SIZE): {reason}') from None
-  _write_atomically(path, model.getvalue())
-  print(f'Wrote {path}: {vocab_size} pieces.', file=sys.stderr)
-  return path
+  return model.getvalue()
 
 
-def _sentences(examples: Iterable[dict]) -> Iterator[str]:
-  """Inputs and targets, long ones in parts, empty ones left out."""
-  for example in examples:
-    for feature in text.FEATURES:
-      yield from _parts(example[f'{feature}_pretokenized'])
-
-
-def _parts(sentence: str) -> Iterator[str]:
-  """Cuts a text between words into parts that SentencePiece does not skip."""
+def _parts(text: str, keep_whitespace: bool) -> Iterator[str]:
+  """Cuts a text between words, and very long words, into parts that SentencePiece does not skip."""
+  text = text.translate(_RESERVED)
   part: list[str] = []
   size = 0
-  for word in sentence.split():
-    size += len(word.encode('utf-8')) + 1
+  for word in re.findall(r'\s*\S+|\s+$', text) if keep_whitespace else text.split():
+    length = len(word.encode('utf-8'))
+    if length > _MAX_SENTENCE_BYTES:
+      step = _MAX_SENTENCE_BYTES // 4  # A character has 4 bytes at most.
+      yield from (word[at : at + step] for at in range(0, len(word), step))
+      continue
+    size += length + 1
     if size > _MAX_SENTENCE_BYTES and part:
-      yield ' '.join(part)
-      part, size = [], len(word.encode('utf-8')) + 1
+      yield _joined(part, keep_whitespace)
+      part, size = [], length + 1
     part.append(word)
   if part:
-    yield ' '.join(part)
+    yield _joined(part, keep_whitespace)
+
+
+def _joined(words, keep_whitespace):
+  return ('' if keep_whitespace else ' ').join(words)
+
+
+def _say_losses(path, what, texts):
+  """Counts what the texts lose in the vocabulary at `path`, and says it."""
+  vocabulary = sentencepiece(path)
+  losses = fidelity.Losses(what)
+  while chunk := list(itertools.islice(texts, 2000)):
+    for feature in text_tasks.FEATURES:
+      found = [(text, where) for name, text, where in chunk if name == feature]
+      rows = vocabulary.tokenizer.EncodeAsIds([text for text, _ in found])
+      places = [where for _, where in found]
+      losses.look(vocabulary, feature, [text for text, _ in found], rows, places)
+  losses.say()
 
 
 def _write_atomically(path, content):

@@ -5,11 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from calm import fingerprints
 from calm.decoding import generator, sampling, text_predictor
 from calm.exits import confidence, rules
 from calm.exits.families import Family
+from calm.tasks import vocabularies
 from calm.tasks.examples import Example
 
 STEPS, BATCH_SIZE, INPUTS_LENGTH = 6, 4, 24
@@ -180,6 +182,30 @@ def test_an_input_that_is_too_long_is_named_or_cut(predictor):
   cutting.check(long)
   same = [dataclasses.replace(EXAMPLES[1], texts={'inputs': ('abcdefgh' * 4)[:23]})]
   assert predict(cutting, long) == predict(cutting, same)
+
+
+def test_inputs_that_are_cut_or_unknown_are_counted(predictor, tmp_path, capsys):
+  cutting = dataclasses.replace(predictor, truncate=True)
+  long = dataclasses.replace(EXAMPLES[1], texts={'inputs': 'abcdefgh' * 4})
+  cutting.check(iter([*EXAMPLES, long]))
+  assert capsys.readouterr().err == (
+    '1 of 10 inputs are cut to their length (TRUNCATE = True): in.txt:2 is the first.\n'
+  )
+  path = str(tmp_path / 'sp.model')
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(TEXTS[:4]),
+    model_prefix=path.removesuffix('.model'),
+    **{'vocab_size': 14, 'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1, 'minloglevel': 2},
+  )
+  words = dataclasses.replace(predictor, vocabulary=vocabularies.sentencepiece(path))
+  target = dataclasses.replace(EXAMPLES[3], target='the\nbest')
+  words.check([EXAMPLES[0], EXAMPLES[6], target])
+  unknown, changed = capsys.readouterr().err.splitlines()
+  assert (
+    "1 of 3 inputs hold characters that the vocabulary does not know: in.txt:7 has 'é'" in unknown
+  )
+  assert '1 of 1 targets do not come back' in changed
+  assert r"in.txt:4 has 'the\nbest' and would get 'the best'" in changed
 
 
 def test_half_a_surrogate_pair_is_named(predictor):
