@@ -36,7 +36,7 @@ class Reader:
   def __post_init__(self):
     if self.input_format not in (None, *FORMATS):
       raise ValueError(f'input_format is {self.input_format!r}, not one of {FORMATS} or None.')
-    fields = {path for _, path in self._template.parts if path is not None}
+    fields = self._template.paths
     if not fields:
       raise ValueError(f'Template {self.template!r} has no field, as in {{inputs}}.')
     if not self._has_records and (len(fields) > 1 or any(len(path) > 1 for path in fields)):
@@ -77,7 +77,7 @@ class Reader:
     return self._form != 'lines'
 
   def _lines(self):
-    (field,) = {path[0] for _, path in self._template.parts if path is not None}
+    ((field,),) = self._template.paths
     for where, line in lines.read_lines(self.path):
       text = self._template.fill({field: line}, {}) if line.strip() else None
       yield where, text, {'inputs': line if text is None else text}

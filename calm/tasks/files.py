@@ -42,7 +42,8 @@ def task(
       b of field a, and item 0 of that. Braces themselves are written {{ and }}.
     targets: template of the target.
     vocabulary: of both.
-    train: path of a split; None or '' if there is none. Likewise `validation` and `test`.
+    train: path of a split; None or '' if there is none. Likewise `validation` and `test`. A file is
+      looked for when its split is read: who only decodes needs none.
     metrics: functions (targets, predictions) -> dict of floats, such as `calm.tasks.metrics.bleu`.
     references: what metrics compare with, if not the target: a template or several, or a field
       that holds a list of texts, such as '{answers[text]}'.
@@ -51,10 +52,10 @@ def task(
     name: of the task.
 
   Raises:
-    FileNotFoundError: a path leads to no file.
     ValueError: no split has a path, a template cannot be read, or labels are no texts or for a
       field that no template has. On reading: a line is not UTF-8, does not parse, or lacks a field;
       the message names file and line.
+    FileNotFoundError: on reading, a path leads to no file.
   """
   paths = {
     split: path for split, path in zip(SPLITS, (train, validation, test), strict=True) if path
@@ -64,15 +65,13 @@ def task(
       f'Task {name!r} has no files: set TRAIN_FILE, VALIDATION_FILE or TEST_FILE, for instance'
       ' with --gin.TRAIN_FILE="\'data/train.jsonl\'".'
     )
-  for split, path in paths.items():
-    _matches(path, f'{split.upper()}_FILE')
   several = (str(references),) if isinstance(references, str) else tuple(references or ())
   form = _Form(
     Template(inputs), Template(targets), tuple(map(Template, several)), dict(labels or {})
   )
 
   def read(split):
-    for where, record in read_records(paths[split]):
+    for where, record in read_records(paths[split], macro=f'{split.upper()}_FILE'):
       try:
         yield {**form.fill(record), 'where': where}
       except FieldError as error:
@@ -149,15 +148,18 @@ def _matches(path, macro):
   return found
 
 
-def read_records(path: str, form: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(
+  path: str, form: str | None = None, macro: str = 'the path'
+) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields ('file:line', record) for every line of a file, or of all files of a pattern.
 
-  `form` is 'jsonl', 'tsv' or 'csv'; by default what the name ends in, else JSON Lines.
+  `form` is 'jsonl', 'tsv' or 'csv'; by default what the name ends in, else JSON Lines. `macro` is
+  what an error says to set.
 
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: a line is not UTF-8 or does not parse, or the gzip file is damaged; the message
       names file and line.
   """
-  for one in _matches(path, 'the path'):
+  for one in _matches(path, macro):
     yield from lines.records(lines.read_lines(one), form or lines.format_of(one) or 'jsonl')

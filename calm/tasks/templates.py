@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import re
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,28 @@ class FieldError(ValueError):
   """A record does not fit a template. The caller knows where the record stands, and adds it."""
 
 
+class MissingFieldError(FieldError):
+  """A record has no such field or item."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field of a record in a template: its path of keys and indices, and what stands in for it."""
+
+  path: tuple[str, ...]
+  default: str | None = None  # Where there is no such field, or it is null or an empty list.
+
+  @property
+  def name(self) -> str:
+    """As it is written, such as 'answers[text]'."""
+    return _name(self.path)
+
+
 @dataclasses.dataclass(frozen=True)
 class Template:
   """A text with fields of a record in braces; str.format's, but only keys and indices.
+
+  {a[b][0]|none} is 'none' where a record has no a[b][0], or it is null or an empty list.
 
   Raises:
     ValueError: the template cannot be read.
@@ -31,53 +49,98 @@ class Template:
     _ = self.parts
 
   @functools.cached_property
-  def parts(self) -> tuple[tuple[str, tuple[str, ...] | None], ...]:
-    """(literal text, path of the field that follows or None) for each field."""
-    try:
-      parsed = list(string.Formatter().parse(self.template))
-    except ValueError as error:
-      raise ValueError(f'Template {self.template!r}: {error}.') from None
-    parts = []
-    for literal, field, spec, conversion in parsed:
-      if spec or conversion:
-        raise ValueError(
-          f'Template {self.template!r}: {{{field}}} takes no format or conversion (: or !).'
-        )
-      parts.append((literal, None if field is None else _path(field, self.template)))
-    return tuple(parts)
+  def parts(self) -> tuple[tuple[str, Field | None], ...]:
+    """(literal text, the field that follows or None) for each field."""
+    parts: list[tuple[str, Field | None]] = []
+    literal, rest = '', self.template
+    while rest:
+      text, brace, after = _next_brace(rest)
+      literal += text
+      if brace in ('{{', '}}'):
+        literal, rest = literal + brace[0], after
+      elif brace == '{' and '}' in after:
+        inside, _, rest = after.partition('}')
+        parts.append((literal, _field(inside, self.template)))
+        literal = ''
+      elif brace:
+        raise ValueError(f'Template {storage.shown(self.template)}: a single {brace}. {_BRACES}')
+      else:
+        rest = ''
+    return (*parts, (literal, None)) if literal else tuple(parts)
+
+  @property
+  def paths(self) -> set[tuple[str, ...]]:
+    """The paths of its fields."""
+    return {field.path for _, field in self.parts if field is not None}
 
   @property
   def fields(self) -> list[str]:
     """The fields as they are written, such as 'answers[text]'."""
-    return [_name(path) for _, path in self.parts if path is not None]
+    return [field.name for _, field in self.parts if field is not None]
 
   def fill(self, record: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
     """The text for one record."""
     return ''.join(
-      literal + ('' if path is None else _text(path, lookup(record, path), labels))
-      for literal, path in self.parts
+      literal + ('' if field is None else _filled(field, record, labels))
+      for literal, field in self.parts
     )
 
   def fill_all(self, record: Mapping[str, Any], labels: Mapping[str, Any]) -> list[str]:
     """The texts for one record: several if the template is one field, and that holds a list."""
     if len(self.parts) == 1 and self.parts[0][0] == '' and self.parts[0][1] is not None:
-      path = self.parts[0][1]
-      value = lookup(record, path)
+      field = self.parts[0][1]
+      value = _value(field, record)
       if isinstance(value, list):
         if not value:
-          raise FieldError(f'{_name(path)} is an empty list, and a reference is needed.')
+          raise FieldError(f'{field.name} is an empty list, and a reference is needed.')
+        path = field.path
         return [_text((*path, str(i)), item, labels, path) for i, item in enumerate(value)]
     return [self.fill(record, labels)]
 
 
-def _path(field, template):
-  """Splits 'a[b][0]' into ('a', 'b', '0')."""
-  if not re.fullmatch(r'[^\[\]]+(\[[^\[\]]+\])*', field):
+_BRACES = 'Braces themselves are written {{ and }}.'
+_FIELD = re.compile(r'([^\[\]{}|]+(?:\[[^\[\]{}|]+\])*)(?:\|([^{}]*))?')
+
+
+def _next_brace(text):
+  """(text before it, the brace, doubled if it is, text after it)."""
+  found = re.search(r'\{\{|\}\}|\{|\}', text)
+  return (text[: found.start()], found[0], text[found.end() :]) if found else (text, '', '')
+
+
+def _field(inside, template):
+  """Reads 'a[b][0]' or 'a[b][0]|default'."""
+  found = _FIELD.fullmatch(inside)
+  if not found:
     raise ValueError(
-      f'Template {template!r}: cannot read {{{field}}}; a field is {{name}}, {{name[key]}} or'
-      ' {name[key][0]}. Braces themselves are written {{ and }}.'
+      f'Template {storage.shown(template)}: cannot read {{{storage.shortened(inside)}}}; a field is'
+      f' {{name}}, {{name[key]}}, {{name[key][0]}} or {{name|what else}}. {_BRACES}'
     )
-  return tuple(part.rstrip(']') for part in field.split('['))
+  path = tuple(part.rstrip(']') for part in found[1].split('['))
+  if found[2] is None and ('!' in inside or ':' in inside):
+    raise ValueError(
+      f'Template {storage.shown(template)}: {{{storage.shortened(inside)}}} takes no format or'
+      ' conversion (: or !).'
+    )
+  return Field(path, found[2])
+
+
+def _value(field, record):
+  """What a record has for a field, or else its default."""
+  if field.default is None:
+    return lookup(record, field.path)
+  try:
+    value = lookup(record, field.path)
+  except MissingFieldError:
+    return field.default
+  return field.default if value is None or value == [] else value
+
+
+def _filled(field, record, labels):
+  value = _value(field, record)
+  if field.default is not None and value is field.default:
+    return value
+  return _text(field.path, value, labels)
 
 
 def _name(path):
@@ -88,20 +151,23 @@ def lookup(record: Mapping[str, Any], path: Sequence[str]) -> Any:
   """The value at a path of keys and indices, such as ('answers', 'text', '0').
 
   Raises:
-    ValueError: there is none.
+    FieldError: there is none.
   """
   value: Any = record
   for depth, key in enumerate(path):
     here = _name(path[: depth + 1])
     if isinstance(value, Mapping):
       if key not in value:
-        raise FieldError(f'no field {here!r}; there are {_listed(value)}.')
+        raise MissingFieldError(f'no field {here!r}; there are {_listed(value)}.')
       value = value[key]
     elif isinstance(value, list):
       if not re.fullmatch(r'\d{1,18}', key):
         raise FieldError(f'{_name(path[:depth])} is a list, so {here} needs a number, not {key!r}.')
       if int(key) >= len(value):
-        raise FieldError(f'no item {here}: the list has {len(value)}.')
+        raise MissingFieldError(
+          f'no item {here}: the list has {len(value)}. {{{_name(path)}|no answer}} says what to'
+          ' write where it is missing.'
+        )
       value = value[int(key)]
     else:
       raise FieldError(

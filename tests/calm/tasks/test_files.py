@@ -302,12 +302,37 @@ def test_a_damaged_gzip_file_is_named(write, damage):
 
 
 def test_a_missing_file_is_named_with_the_macro_that_sets_it(tmp_path, write):
-  with pytest.raises(FileNotFoundError, match=r'no\.jsonl: no such file\. Set VALIDATION_FILE'):
-    read(write('x.jsonl', []), validation=str(tmp_path / 'no.jsonl'))
+  with pytest.raises(FileNotFoundError, match=r'no\.jsonl: no such file\. Set TRAIN_FILE'):
+    read(str(tmp_path / 'no.jsonl'))
   with pytest.raises(FileNotFoundError, match='a folder, not a file'):
     read(str(tmp_path))
   with pytest.raises(FileNotFoundError, match=r'no-\*: no such file'):
     read(str(tmp_path / 'no-*'))
+
+
+def test_no_file_is_asked_for_before_its_split_is_read(write, tmp_path):
+  gone = str(tmp_path / 'no.jsonl')
+  path = write('x.jsonl', [{'a': 'x', 'b': 'y'}])
+  assert read(path, validation=gone, test=gone) == [('x', 'y', ['y'])]
+  task = files.task(
+    train=gone, test=path, inputs='{a}', targets='{b}', vocabulary=vocabularies.byte_vocabulary()
+  )
+  assert len(list(text.examples(task, 'test'))) == 1
+  with pytest.raises(FileNotFoundError, match=r'no\.jsonl: no such file\. Set TRAIN_FILE'):
+    next(text.examples(task, 'train'))
+
+
+def test_where_there_is_no_answer_the_template_says_what_is_right(write):
+  records = [{'q': 'who?', 'answers': ['Ann']}, {'q': 'why?', 'answers': []}, {'q': 'when?'}]
+  path = write('x.jsonl', records)
+  found = read(path, '{q}', '{answers[0]|no answer}', references='{answers|no answer}')
+  assert [(target, references) for _, target, references in found] == [
+    ('Ann', ['Ann']),
+    ('no answer', ['no answer']),
+    ('no answer', ['no answer']),
+  ]
+  with pytest.raises(ValueError, match=r'x\.jsonl:2: no item answers\[0\].*\|no answer\} says'):
+    read(path, '{q}', '{answers[0]}')
 
 
 def test_a_file_that_is_gone_when_it_is_read_is_named(write, tmp_path):

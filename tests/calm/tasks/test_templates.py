@@ -16,6 +16,10 @@ from calm.tasks.templates import FieldError, Template, lookup
     ('{b[c][1]}', 'z'),
     ('{b[d e]}', '0.5'),
     ('{with.dot} {0}', 'w zero'),
+    ('{a|none} {x|none}', 'x none'),
+    ('{b[c][2]|no answer: ?}', 'no answer: ?'),
+    ('{null|}{empty|so!}{empty[0]|, }{b[x]|}', 'so!, '),
+    ('{false|none}{blank|none}', 'false'),
   ],
 )
 def test_fields_keys_and_indices(template, filled):
@@ -26,6 +30,10 @@ def test_fields_keys_and_indices(template, filled):
     'b': {'c': ['y', 'z'], 'd e': 0.5},
     'with.dot': 'w',
     '0': 'zero',
+    'null': None,
+    'empty': [],
+    'false': False,
+    'blank': '',
   }
   assert Template(template).fill(record, {}) == filled
 
@@ -83,6 +91,27 @@ def test_one_field_with_a_list_gives_every_text_of_it():
     fill_all('{b}')
   with pytest.raises(FieldError, match='a is a list'):
     fill_all('one of {a}')
+
+
+def test_a_default_stands_in_for_what_is_missing_and_for_nothing_else():
+  fill = lambda record: Template('{a[0]|none}').fill(record, {'a[0]': ['no', 'yes']})  # noqa: E731
+  assert fill({'a': [1]}) == 'yes'
+  assert fill({'a': []}) == fill({}) == fill({'a': [None]}) == 'none'
+  for wrong, complaint in (({'a': [2]}, 'not a label'), ({'a': 'text'}, 'has no entry')):
+    with pytest.raises(FieldError, match=complaint):
+      fill(wrong)
+  assert Template('{a|none}').fill_all({'a': ['x', 'y']}, {}) == ['x', 'y']
+  assert Template('{a|none}').fill_all({'a': []}, {}) == ['none']
+
+
+def test_what_cannot_be_read_is_shown_and_explained():
+  with pytest.raises(ValueError, match=r'a single \}. Braces themselves are written'):
+    Template('a}')
+  with pytest.raises(ValueError, match='takes no format or conversion'):
+    Template('{a:>9}')
+  with pytest.raises(ValueError) as raised:
+    Template('{' + 'x[' * 10**5 + '}')
+  assert len(str(raised.value)) < 1000
 
 
 def test_fields_are_given_as_they_are_written():
