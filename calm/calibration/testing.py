@@ -167,9 +167,24 @@ def lowest_certified(
 
   `p_values` belong to the first thresholds of the grid; the rest were not tested and stand.
   """
+  found = certified(grid, p_values, epsilon, procedure)
+  return found[-1] if found else None
+
+
+def certified(
+  grid: Sequence[float],
+  p_values: Sequence[float],
+  epsilon: float,
+  procedure: Procedure = fixed_sequence,
+) -> tuple[float, ...]:
+  """All thresholds of a descending grid whose hypothesis is rejected: the valid ones of Eq. 7.
+
+  With probability at least 1 - epsilon the expected loss at none of them exceeds delta, so that any
+  may be used. By `fixed_sequence` they are the lowest and all of the grid above it; of thresholds
+  between those of the grid nothing is known, since losses need not fall as thresholds rise.
+  """
   rejected = procedure(_completed(p_values, 1.0, len(grid)), epsilon)
-  where = np.flatnonzero(rejected)
-  return float(grid[where[-1]]) if where.size else None
+  return tuple(float(grid[int(i)]) for i in np.flatnonzero(rejected))
 
 
 def descending_grid(

@@ -121,15 +121,15 @@ def coloured_texts(study: Study, show: Writer, table: Rows) -> list[page.Section
 def _thresholds(study: Study, table: Rows, name: str):
   """Two thresholds, descending, at which examples are shown, and a sentence on where they are from.
 
-  Those certified for textual consistency; where there are fewer than two, others of the grid.
+  The lowest ones certified for textual consistency; where they are fewer than two,
+  others of the grid.
   """
-  certified = {
-    row['threshold']: row['delta']
-    for row in table
-    if row['objective'] == 'textual' and row['measure'] == name
-  }
-  certified.pop(None, None)
-  thresholds = sorted(certified, reverse=True)[:2]
+  calibrated = [row for row in table if row['objective'] == 'textual' and row['measure'] == name]
+  certified: dict[float, float] = {}  # the least delta for which a threshold is
+  for row in sorted(calibrated, key=lambda row: -row['delta']):
+    certified |= dict.fromkeys(row['certified'], row['delta'])
+  lowest = {row['threshold'] for row in calibrated} - {None}
+  thresholds = sorted(lowest, reverse=True)[:2]
   others = [threshold for threshold in study.grid if threshold not in thresholds]
   while len(thresholds) < 2 and others:
     thresholds.append(others.pop(len(others) // 2))

@@ -17,6 +17,7 @@ import numpy as np
 from calm import fingerprints, storage
 from calm.calibration import bounds, testing
 from calm.calibration.trials import mean_and_std, random_trials
+from calm.reporting import provenance
 from calm.reporting.comparison import Comparison, Way
 
 DELTAS = {'textual': (0.1, 0.25), 'risk': (0.02, 0.05)}  # The paper's.
@@ -64,8 +65,8 @@ def trials(study: Comparison, settings: TrialSettings | None = None) -> list[dic
   system's over this one's (as `flops_reduction`); these and `loss` are means over trials in
   calibrated rows, with `_std` their standard deviation; elsewhere they are of all examples.
   `textual`, `risk`, the task's metrics and `speedup_batch_*` (full system's seconds per unit over
-  these) are of all examples at `threshold`, which all of them certify, None if they certify none
-  and nothing is answered early.
+  these) are of all examples at `threshold`, the lowest of those that all of them certify
+  (`certified`, descending), None if they certify none and nothing is answered early.
 
   Raises:
     ValueError: too few examples for a tolerance, or settings that do not fit.
@@ -88,7 +89,8 @@ def make(study: Comparison, settings: TrialSettings) -> list[dict[str, Any]]:
   rows = Table(study, settings).rows()
   folder = Path(study.folder, FOLDER)
   keep_earlier(folder, settings_of(study, settings))
-  record = {'settings': settings_of(study, settings), 'rows': rows}
+  made = provenance.provenance(study.folder)
+  record = {'settings': settings_of(study, settings), 'made': made, 'rows': rows}
   storage.write_record(folder / f'{NAME}.json', record)
   write_csv(folder / f'{NAME}.csv', rows)
   print(as_text(rows))
@@ -113,6 +115,11 @@ def read(study: Comparison, settings: TrialSettings) -> list[dict[str, Any]] | N
     return None
   same = not fingerprints.differences(saved['settings'], settings_of(study, settings))
   return saved['rows'] if same else None
+
+
+def read_made(study: Comparison) -> dict[str, str]:
+  """When, of what and on what the saved rows were made, as `provenance` says it."""
+  return storage.read_record(Path(study.folder, FOLDER, f'{NAME}.json'))['made']
 
 
 def keep_earlier(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -191,18 +198,20 @@ class Table:
           calibration_share=settings.calibration_share,
           seed=settings.seed,
         )
-        threshold = self._certified(losses, delta)
+        certified = self._certified(losses, delta)
+        threshold = certified[-1] if certified else None
         chosen = study.full if threshold is None else ways[study.grid.index(threshold)]
         averages = {first: run.costs[first]}
         averages |= {f'{name}_reduction': run.reduction(name) for name in others}
         row = _row('calibrated', family, objective, delta)
         for key, values in (averages | {'loss': run.risks}).items():
           row[key], row[f'{key}_std'] = mean_and_std(values)
-        row |= {'never_exits': run.share_never_exiting, 'threshold': threshold, 'way': chosen}
+        row |= {'never_exits': run.share_never_exiting, 'threshold': threshold}
+        row |= {'certified': certified, 'way': chosen}
         yield row | self._of_all(chosen)
 
   def _certified(self, losses, delta):
-    """The threshold that all examples certify, or None."""
+    """The thresholds that all examples certify, descending."""
     settings, grid = self.settings, self.study.grid
     calibration = testing.calibrate(
       lambda threshold: losses[grid.index(threshold)],
@@ -213,7 +222,7 @@ class Table:
       p_value=settings.p_value,
       procedure=settings.procedure,
     )
-    return calibration.threshold
+    return list(testing.certified(grid, calibration.p_values, settings.epsilon, settings.procedure))
 
   def _of_all(self, way: Way):
     """Losses and metrics of all examples."""
@@ -260,12 +269,17 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
   with open(path, 'w', encoding='utf-8', newline='') as file:
     writer = csv.DictWriter(file, columns_of(rows))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _in_csv(value) for name, value in row.items()} for row in rows)
+
+
+def _in_csv(value):
+  return ' '.join(f'{item:g}' for item in value) if isinstance(value, list) else value
 
 
 def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
   """The table for a terminal: columns side by side, means with their deviation."""
-  names = [name for name in columns_of(rows) if name != 'kind' and not name.endswith('_std')]
+  hidden = ('kind', 'certified')
+  names = [name for name in columns_of(rows) if name not in hidden and not name.endswith('_std')]
   cells = [names, *[[_cell(row, name) for name in names] for row in rows]]
   widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
   lines = [

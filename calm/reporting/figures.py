@@ -57,7 +57,7 @@ Row = Mapping[str, Any]
 def tradeoff(rows: Sequence[Row], quality: str, costs: Mapping[str, str]) -> Figure:
   """Fig. 3: `quality`, a name of the rows', against the first of `costs`, by name and label."""
   cost, axis = next(iter(costs.items()))
-  figure, (axes,) = _axes(1, (7.2, 4.4))
+  figure, (axes,) = _axes(1, (5.4, 4.0))
   static = sorted((row for row in rows if row['kind'] == 'static'), key=lambda row: row[cost])
   _line(axes, static, cost, quality, label='static', color=_QUIET, marker='s', ls='--')
   measures = [row for row in rows if row['kind'] == 'measure']
@@ -82,7 +82,7 @@ def efficiency(rows: Sequence[Row], costs: Mapping[str, str]) -> Figure:
   cost, axis = next(iter(costs.items()))
   calibrated = [row for row in rows if row['kind'] == 'calibrated']
   objectives = list(dict.fromkeys(row['objective'] for row in calibrated))
-  figure, plots = _axes(len(objectives), (7.2, 3.6), sharey=True)
+  figure, plots = _axes(len(objectives), (5.4, 4.0), sharey=True)
   names = list(dict.fromkeys(row['measure'] for row in calibrated))
   for axes, objective in zip(plots, objectives, strict=True):
     of_objective = [row for row in calibrated if row['objective'] == objective]
@@ -104,20 +104,24 @@ def efficiency(rows: Sequence[Row], costs: Mapping[str, str]) -> Figure:
     axes.set_xticks(range(len(deltas)), [f'{delta:g}' for delta in deltas])
     axes.set_xlim(-0.6, len(deltas) - 0.4)
     axes.set(xlabel='tolerance δ', title=f'{objective} consistency')
+  for row in rows:
+    if row['kind'] == 'full':
+      for axes in plots:
+        axes.axhline(row[cost], color=_QUIET, ls='--', label='full system')
   plots[0].set_ylabel(axis)
-  plots[0].set_ylim(bottom=0)  # Once all is drawn: it is the limit of both.
-  figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
+  plots[0].set_ylim(0, 1.05 * plots[0].get_ylim()[1])  # Once all is drawn: it is that of both.
+  figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=2)
   return figure
 
 
 @matplotlib.rc_context(_STYLE)
 def decay(shapes: Sequence[Row], found: Sequence[Row]) -> Figure:
   """Fig. 2b and 2c: thresholds by position, and what they give."""
-  figure, (left, right) = _axes(2, (7.2, 3.6))
+  figure, (left, right) = _axes(2, (5.4, 3.6))
   _lines(left, shapes, 'position', 'threshold', marked=False)
   left.set(xlabel='position in the text', ylabel='threshold', ylim=(0, 1.02))
   _lines(right, found, 'layers', 'similarity')
-  right.set(xlabel='decoder layers per token', ylabel="similarity to the full model's text")
+  right.set(xlabel='layers per token', ylabel='similarity to the full text')
   right.legend()
   return figure
 
@@ -125,7 +129,7 @@ def decay(shapes: Sequence[Row], found: Sequence[Row]) -> Figure:
 @matplotlib.rc_context(_STYLE)
 def sensitivity(rows: Sequence[Row]) -> Figure:
   """Fig. 2a: similarity to the full model's text by the position of one wrong token."""
-  figure, (axes,) = _axes(1, (7.2, 3.4))
+  figure, (axes,) = _axes(1, (5.4, 3.4))
   named = [{**row, 'series': row['kind']} for row in rows]
   _lines(axes, named, 'position', 'similarity')
   axes.set(xlabel='position of the wrong token', ylabel="similarity to the full model's text")
@@ -184,6 +188,13 @@ def _line(axes, rows, x, y, **style):
 
 def label(name: str) -> str:
   """A name of the code as people read it: 'softmax margin', 'BLEU'."""
-  return {'bleu': 'BLEU', 'chrf': 'chrF'}.get(
-    name, name.replace('_tau_', ', τ = ').replace('_', ' ')
-  )
+  known = {
+    'bleu': 'BLEU',
+    'chrf': 'chrF',
+    'flops': 'FLOPs',
+    'layer_flops': 'FLOPs without head',
+    'flops_reduction': 'FLOPs saved',
+    'layer_flops_reduction': 'FLOPs saved without head',
+  }
+  name = re.sub(r'^speedup_batch_(\d+)$', r'speedup, batch \1', name)
+  return known.get(name, name.replace('_tau_', ', τ = ').replace('_', ' '))

@@ -6,7 +6,7 @@ is. Every figure has its numbers beneath it.
 
 import dataclasses
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.colors
@@ -35,28 +35,41 @@ _HEAD = """<!DOCTYPE html>
 _STYLE = """
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif; }
-main { max-width: 64rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 0.5rem; }
 h3 { font-size: 1rem; margin: 1.5rem 0 0.25rem; }
-p, figcaption, dl { max-width: 45rem; }
+p, figcaption, dl, ul { max-width: 45rem; }
 figcaption, .note { color: var(--quiet); font-size: 0.9rem; }
 figure { margin: 0.75rem 0; }
-svg { display: block; width: 100%; max-width: 48rem; height: auto; }
+svg { display: block; width: 100%; max-width: 38rem; height: auto; }
 svg text { font-family: system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif !important; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: 0.85rem;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--quiet); padding-bottom: 0.3rem; }
 th, td { padding: 0.2rem 0.45rem; text-align: right; border-bottom: 1px solid var(--grid);
   white-space: nowrap; }
 th { vertical-align: bottom; }
-th[scope=row], th.text, td.text { text-align: left; }
+th[scope=row], th[scope=rowgroup], th.text, td.text { text-align: left; }
+th:first-child { position: sticky; left: 0; background: var(--paper); }
+th[scope=row] { font-weight: normal; }
+th[scope=rowgroup] { padding-top: 0.9rem; }
 thead th { border-bottom: 2px solid var(--quiet); white-space: normal; }
 details { margin: 0.5rem 0; }
 summary { cursor: pointer; color: var(--quiet); }
 dl { margin: 0; }
 dt { color: var(--quiet); font-size: 0.85rem; margin-top: 0.6rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
+ul.terms { margin: 0.5rem 0; padding: 0; list-style: none; font-size: 0.85rem; }
+ul.terms b { font-weight: 600; }
+pre { overflow-x: auto; font-size: 0.8rem; line-height: 1.4; padding: 0.75rem;
+  border: 1px solid var(--grid); }
+@media (max-width: 40rem) {
+  h1 { font-size: 1.4rem; }
+  th, td { padding: 0.2rem 0.35rem; }
+  tbody th:first-child { white-space: normal; min-width: 6rem; }
+}
 """
 
 
@@ -95,8 +108,32 @@ def data(rows: Sequence[Row], caption: str) -> str:
   )
 
 
-def table(rows: Sequence[Row], caption: str, names: Sequence[str] | None = None) -> str:
-  """Rows as a table, their means with their deviation (`_std`); the first column names the row."""
+def terms(explained: Mapping[str, str]) -> str:
+  """Words and what they mean, a line each."""
+  lines = [
+    f'<li><b>{html.escape(term)}</b>: {html.escape(text)}</li>' for term, text in explained.items()
+  ]
+  return '<ul class="terms">\n' + '\n'.join(lines) + '\n</ul>'
+
+
+def folded(summary: str, text: str) -> str:
+  """A text as it is, folded away."""
+  return (
+    f'<details><summary>{html.escape(summary)}</summary><pre tabindex="0">{html.escape(text)}</pre>'
+    '</details>'
+  )
+
+
+def table(
+  rows: Sequence[Row],
+  caption: str,
+  names: Sequence[str] | None = None,
+  group: Callable[[Row], str] | None = None,
+) -> str:
+  """Rows as a table, their means with their deviation (`_std`); the first column names the row.
+
+  Rows that follow each other and have the same `group` stand below it.
+  """
   if names is None:
     names = list(dict.fromkeys(name for row in rows for name in row))
   names = [name for name in names if not name.endswith('_std')]
@@ -104,16 +141,20 @@ def table(rows: Sequence[Row], caption: str, names: Sequence[str] | None = None)
 
   def header(name):
     kind = ' class="text"' if name in textual else ''
-    return f'<th scope="col"{kind}>{html.escape(name.replace("_", " "))}</th>'
+    return f'<th scope="col"{kind}>{html.escape(label(name))}</th>'
 
   def cell(row, name, first):
     kind = ' class="text"' if name in textual else ''
     text = html.escape(_cell(row, name))
     return f'<th scope="row">{text}</th>' if first else f'<td{kind}>{text}</td>'
 
-  lines = [
-    '<tr>' + ''.join(cell(row, name, name == names[0]) for name in names) + '</tr>' for row in rows
-  ]
+  lines, before = [], None
+  for row in rows:
+    if group is not None and group(row) != before:
+      before = group(row)
+      text = f'<th scope="rowgroup" colspan="{len(names)}">{html.escape(before)}</th>'
+      lines.append(f'<tr>{text}</tr>')
+    lines.append('<tr>' + ''.join(cell(row, name, name == names[0]) for name in names) + '</tr>')
   return (
     f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(caption)}"><table>'
     f'<caption>{html.escape(caption)}</caption>'
@@ -148,6 +189,8 @@ def _cell(row, name):
   value, deviation = row.get(name), row.get(f'{name}_std')
   if value is None:
     return 'never' if name == 'threshold' and row.get('kind') == 'calibrated' else ''
+  if isinstance(value, list):
+    return ', '.join(f'{item:g}' for item in value)
   if not isinstance(value, float):
     return label(value) if name in ('measure', 'series') else str(value)
   if name in ('threshold', 'delta'):

@@ -1,6 +1,7 @@
 """The report of a comparison: figures, their numbers, and a page of them."""
 
 import html
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 
 from calm import storage
 from calm.calibration import testing
-from calm.reporting import curves, efficiency, figures, page
+from calm.reporting import curves, efficiency, figures, page, provenance
 from calm.reporting.comparison import Comparison
 
 PAGE = 'report.html'
@@ -67,12 +68,14 @@ def _write(study: Comparison, settings, title, quality, chapters) -> Path:
   table = efficiency.read(study, settings) or efficiency.make(study, settings)
   sections = [
     _tradeoff(study, show, tradeoff, quality),
-    _efficiency(study, show, table, settings),
+    _efficiency(study, show, table, settings, list(study.scores(study.full))),
   ]
   for chapter in chapters:
     sections += chapter(study, show, table)
+  made = efficiency.read_made(study)
+  sections.append(_made(study, settings, made))
   title = f'{title}: {study.split.task.name}, {study.split.name}'
-  summary = _summary(study, tradeoff, quality)
+  summary = [*_summary(study, tradeoff, quality), _made_in_short(made)]
   path = folder / PAGE
   storage.write_text(path, page.page(title, summary, sections))
   print(path)
@@ -86,21 +89,25 @@ class Writer:
     self.folder = folder
 
   def __call__(self, name, figure, rows, title, *, folded=True) -> str:
-    """`name`.png and `name`.csv; returns the <figure> and its numbers."""
+    """`name`.png and `name`.csv; returns the <figure> and, unless they follow, its numbers."""
     figures.save_png(figure, self.folder / f'{name}.png')
     efficiency.write_csv(self.folder / f'{name}.csv', rows)
     description = 'The numbers follow in a table.'
     svg = figures.to_svg(figure, name, html.escape(title), description)
-    columns = efficiency.columns_of(rows)
-    if folded:
-      return page.figure(svg, f'{title}.') + page.data(rows, title)
-    names = ['measure', *[column for column in columns if column not in ('kind', 'measure')]]
-    return page.figure(svg, f'{title}.') + page.table(rows, title, names)
+    shown = page.figure(svg, f'{title[0].upper()}{title[1:]}.')
+    return shown + page.data(rows, title) if folded else shown
 
 
 def say(what: str) -> None:
   """Tells the terminal what is being made."""
   print(f'calm report: {what}', file=sys.stderr)
+
+
+def _made_in_short(made) -> str:
+  checkpoint = f'checkpoint: {made["checkpoint"]}'
+  return (
+    '; '.join([made['date'], made['code'], checkpoint, made['hardware'], made['software']]) + '.'
+  )
 
 
 def _summary(study: Comparison, tradeoff, quality) -> list[str]:
@@ -138,24 +145,64 @@ def _tradeoff(study: Comparison, show: Writer, rows, quality) -> page.Section:
   )
 
 
-def _efficiency(study: Comparison, show: Writer, rows, settings) -> page.Section:
+def _efficiency(study: Comparison, show: Writer, rows, settings, metrics) -> page.Section:
   label, *_ = study.costs.values()
-  others = [f'{figures.label(name)}: {axis}' for name, axis in study.costs.items()][1:]
-  reduced = (
-    f"Reductions are the full system's cost over these ({'; '.join(others)}). " if others else ''
-  )
+  title = f'{label[0].upper()}{label[1:]} by tolerance'
+  explained = _columns(study, rows, settings, metrics)
+  names = {figures.label(name): text for name, text in explained.items()}
   return page.section(
     'Efficiency by tolerance',
     f'Thresholds calibrated on {100 * settings.calibration_share:g} % of the examples and measured '
-    f'on the others, {settings.num_trials} times: mean ± standard deviation. Loss is the mean '
-    f'{testing.name_of(study.dissimilarity)} dissimilarity on the part not calibrated on; its '
-    f'expectation exceeds delta in at most {100 * settings.epsilon:g} % of all calibrations. '
-    f'{reduced}Threshold, metrics and speed-up are those of a calibration on all examples.',
-    show(
-      efficiency.NAME,
-      figures.efficiency(rows, study.costs),
-      rows,
-      f'{label[0].upper()}{label[1:]} by tolerance',
-      folded=False,
+    f'on the others, {settings.num_trials} times: mean ± standard deviation, where there is one. '
+    'All else is of all examples, at the threshold that they certify.',
+    show(efficiency.NAME, figures.efficiency(rows, study.costs), rows, title, folded=False),
+    page.terms(names),
+    page.table(
+      rows, f'What each {study.unit} costs, and what that gives', ['measure', *explained], _group
     ),
+  )
+
+
+def _columns(study: Comparison, rows, settings, metrics) -> dict[str, str]:
+  """The columns of the table, what matters most first, and what each of them says."""
+  first, *others = study.costs
+  by = figures.label(testing.name_of(study.dissimilarity))
+  together = testing.name_of(settings.procedure) == 'fixed_sequence'
+  explained = {first: f'{study.costs[first]}'}
+  explained |= dict.fromkeys(metrics, "by the task's metric")
+  explained |= {
+    name: f"the full system's seconds per {study.unit} over these"
+    for name in efficiency.columns_of(rows)
+    if name.startswith('speedup')
+  }
+  explained |= {
+    'threshold': 'the lowest that is certified'
+    + ('; all higher ones of the grid are certified with it' if together else ''),
+    'loss': f'dissimilarity by {by}, measured on other examples than those calibrated on; above '
+    f'delta in expectation for at most {100 * settings.epsilon:g} % of calibrations',
+    **{f'{name}_reduction': f"the full system's {study.costs[name]} over these" for name in others},
+    'textual': "loss against the full system's text",
+    'risk': "loss against the references, beyond the full system's",
+    'never_exits': 'share of the calibrations that certify no threshold',
+  }
+  present = efficiency.columns_of(rows)
+  return {name: text for name, text in explained.items() if name in present}
+
+
+def _group(row) -> str:
+  """What a row of the table stands below."""
+  if row['objective'] is None:
+    return 'Without calibration'
+  return f'{row["objective"].capitalize()} consistency, delta = {row["delta"]:g}'
+
+
+def _made(study: Comparison, settings, made) -> page.Section:
+  """When, of what and on what; the configuration and all settings."""
+  found = json.dumps(efficiency.settings_of(study, settings), indent=2, ensure_ascii=False)
+  parts = [page.terms(made), page.folded('Settings of this comparison', found)]
+  configuration = provenance.configuration(study.folder)
+  if configuration:
+    parts.append(page.folded(f"The run's configuration, {provenance.CONFIGURATION}", configuration))
+  return page.section(
+    'How this was made', 'The times are of this hardware, all else of this code.', *parts
   )

@@ -65,6 +65,15 @@ def test_a_grid_certified_to_its_end_gives_its_lowest_threshold():
   assert losses_at.thresholds == list(GRID)
 
 
+def test_all_that_is_rejected_is_certified():
+  grid = (0.9, 0.7, 0.5, 0.3)
+  p_values = (0.01, 0.02, 0.2)
+  assert testing.certified(grid, p_values, 0.05) == (0.9, 0.7)
+  p_values = (0.001, 0.02, 0.001, 0.9)  # Bonferroni's need not stand together.
+  assert testing.certified(grid, p_values, 0.05, testing.bonferroni) == (0.9, 0.5)
+  assert testing.certified(grid, (0.06,), 0.05) == ()
+
+
 def test_bonferroni_tests_the_whole_grid():
   losses_at = _Asked([0.0, 0.3, 0.01, 0.3, 0.3])
   found = testing.calibrate(losses_at, GRID, 0.1, num_examples=400, procedure=testing.bonferroni)

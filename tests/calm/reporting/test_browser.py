@@ -31,7 +31,7 @@ FLAGS = (
   '--hide-scrollbars',
   '--force-color-profile=srgb',
 )
-WIDTH = 1000
+WIDTH, NARROW = 1000, 400
 SCHEMES = {'light': (1, '#ffffff'), 'dark': (0, '#17181a')}  # Blink's number, the paper's colour.
 # Writes what the browser made of the page where --dump-dom shows it.
 SCRIPT = """<script>
@@ -44,8 +44,11 @@ addEventListener('load', () => {
     figures: boxes('svg[role=img]'),
     curves: boxes('svg g[id*=line2d] path'),
     tokens: boxes('.token'),
+    letters: boxes('svg[role=img] text'),
     requests: performance.getEntriesByType('resource').map(entry => entry.name),
     width: document.documentElement.scrollWidth,
+    right: Math.max(...[...document.querySelectorAll('main *:not(.wide *, pre)')]
+      .map(element => element.getBoundingClientRect().right)),
     height: document.documentElement.scrollHeight,
   };
   document.body.insertAdjacentHTML('beforeend', '<pre id="found"></pre>');
@@ -63,14 +66,21 @@ def browse(path, profile, *flags):
 
 @pytest.fixture(scope='module')
 def found(reported, tmp_path_factory):
+  """What there is in a wide window."""
+  return find(reported, tmp_path_factory, WIDTH)
+
+
+def find(reported, tmp_path_factory, width):
   """What a script that is let into a copy of the page finds there."""
   folder = tmp_path_factory.mktemp('found')
   text = reported.read_text(encoding='utf-8')
   text, removed = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', '', text)
   assert removed == 1
   copy = folder / 'copy.html'
-  copy.write_text(text.replace('</body>', SCRIPT + '</body>'), encoding='utf-8')
-  dom = browse(copy, folder / 'profile', '--dump-dom', f'--window-size={WIDTH},2000')
+  # Chromium's own windows are at least 500 wide.
+  style = f'<style>html {{ width: {width}px }}</style>'
+  copy.write_text(text.replace('</body>', style + SCRIPT + '</body>'), encoding='utf-8')
+  dom = browse(copy, folder / 'profile', '--dump-dom', f'--window-size={width},2000')
   return json.loads(re.search(r'<pre id="found">({.*?)</pre>', dom, flags=re.DOTALL).group(1))
 
 
@@ -84,6 +94,13 @@ def test_figures_and_tokens_have_a_size(found):
 
 def test_the_page_is_no_wider_than_the_window(found):
   assert found['width'] <= WIDTH
+
+
+def test_a_narrow_window_shows_all_and_letters_of_figures_can_be_read(reported, tmp_path_factory):
+  narrow = find(reported, tmp_path_factory, NARROW)
+  assert narrow['right'] <= NARROW
+  assert narrow['letters']
+  assert all(max(height, width) >= 9 for width, height in narrow['letters'])
 
 
 def test_nothing_is_requested(found):

@@ -1,6 +1,7 @@
 """The page: what is written stays text, and everything can be read."""
 
 import itertools
+import re
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_a_table_names_its_rows_and_columns():
   assert '<th scope="col" class="text">measure</th><th scope="col">layers</th>' in text
   assert '<th scope="row">a</th><td>2.50 ± 0.12</td><td>0.5</td>' in text
   assert '<th scope="row">b</th><td>3.00</td><td>never</td>' in text
+
+
+def test_rows_that_follow_each_other_stand_below_their_group():
+  rows = [{'measure': name, 'of': name.upper()} for name in 'aab']
+  text = page.table(rows, 'what', ['measure'], lambda row: row['of'])
+  found = re.findall(r'scope="(row|rowgroup)"[^>]*>(\w)<', text)
+  assert found == [*zip(('rowgroup', 'row', 'row', 'rowgroup', 'row'), 'AaaBb', strict=True)]
 
 
 @pytest.mark.parametrize(

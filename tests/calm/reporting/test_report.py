@@ -2,11 +2,14 @@
 
 import csv
 import html
+import json
 import re
+import types
 
 import pytest
 
 from calm.decoding import text_predictor
+from calm.reporting import chapters_calm
 
 FIGURES = ('tradeoff', 'efficiency', 'decay', 'sensitivity')
 
@@ -78,6 +81,37 @@ def test_examples_say_of_each_token_after_which_layer_it_stopped(document, speak
     assert layers == tuple(int(number) for _, _, number in tokens)
     said = ''.join(html.unescape(piece) for _, piece, _ in tokens if piece != '&middot;')
     assert (said.removesuffix('</s>'), layers) in rows
+
+
+def test_a_threshold_above_a_certified_one_is_called_certified():
+  study = types.SimpleNamespace(grid=(0.9, 0.7, 0.5, 0.3))
+  rows = [
+    {'objective': 'textual', 'measure': 'a', 'delta': 0.25, 'threshold': 0.5},
+    {'objective': 'textual', 'measure': 'a', 'delta': 0.1, 'threshold': None, 'certified': []},
+  ]
+  rows[0]['certified'] = [0.9, 0.7, 0.5]
+  thresholds, said = chapters_calm._thresholds(study, rows, 'a')
+  assert thresholds == [0.7, 0.5]
+  assert said == ('Threshold 0.7 is certified for delta = 0.25, 0.5 is certified for delta = 0.25.')
+
+
+def test_the_columns_that_matter_stand_first_and_each_is_explained(document):
+  (table,) = re.findall(r'<table>(?:(?!<table>).)*rowgroup.*?</table>', document, flags=re.DOTALL)
+  names = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)
+  assert names[:5] == ['measure', 'layers', 'exact match', 'speedup, batch 2', 'threshold']
+  for name in names[1:]:
+    assert f'<li><b>{name}</b>: ' in document
+
+
+def test_the_page_says_when_of_what_and_on_what_it_was_made(document, speaking):
+  terms = dict(re.findall(r'<li><b>(.*?)</b>: (.*?)</li>', document))
+  assert re.fullmatch(r'20\d\d-\d\d-\d\d \d\d:\d\d UTC', terms['date'])
+  assert re.match(r'(commit [0-9a-f]{12}|version \d|unknown)', terms['code'])
+  assert terms['checkpoint'] == 'none in the workdir'
+  assert re.search(r'\d+ cores of \w', terms['hardware'])
+  assert 'JAX ' in terms['software']
+  (settings,) = re.findall(r'<pre tabindex="0">(.*?)</pre>', document, flags=re.DOTALL)
+  assert json.loads(html.unescape(settings))['grid'] == list(speaking.grid)
 
 
 def test_the_page_needs_nothing_from_elsewhere(document):
