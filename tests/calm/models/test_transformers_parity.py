@@ -14,7 +14,6 @@ from calm.models import pretrained, t5
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
-pytestmark = pytest.mark.usefixtures('optimized')
 TINY = t5.T5Config(37, 12, 3, 5, 17, 2, 3)
 T5_1_0 = {'mlp_activations': ('relu',), 'logits_via_embedding': True}
 CONFIGS = {
