@@ -31,7 +31,7 @@ COMMANDS = {
   'calibrate': ('exits',),
   'study': ('exits', 'calibrate'),
   'decode': ('exits',),
-  'export': (),
+  'export': ('exits',),
 }
 OLD_RUN = Path(__file__).parent / 'fixtures' / 'saved_config.gin'
 

@@ -157,6 +157,13 @@ class Settings:
       self.refuse(name, f'known are {", ".join(choices)}')
     return value
 
+  def text(self, name: str, default: str = _REQUIRED) -> str:
+    """A text; `default` if it is absent."""
+    value = self._get(name, default)
+    if not isinstance(value, str):
+      self.refuse(name, 'it must be a text')
+    return value
+
   def only(self, name: str, values: Sequence[Any], why: str = '') -> None:
     """Refuses a setting unless it is absent, or one of the values that can be done with."""
     self._asked.add(name)
@@ -177,13 +184,19 @@ class Settings:
     """Raises the ValueError about a setting; `why` is the end of a sentence."""
     raise ValueError(f'{self.path}: {name} is {_brief(self._values.get(name))}; {why}.')
 
-  def generation(self) -> dict[str, Any]:
-    """The settings of how text is generated that do something, by name; they count as asked for."""
-    self._asked.update(GENERATION)
+  def generation(self, others: bool = False) -> dict[str, Any]:
+    """The settings of how text is generated that do something, by name; they count as asked for.
+
+    With `others`, so do all that nobody asked for and that are of some account.
+    """
+    names = [name for name in self._values if name in GENERATION]
+    if others:
+      names = [*names, *(name for name in self._unknown(NO_ACCOUNT) if name not in GENERATION)]
+    self._asked.update(names)
     return {
       name: self._values[name]
-      for name, nothing in GENERATION.items()
-      if name in self and self._values[name] != nothing
+      for name in sorted(names)
+      if self._values[name] != GENERATION.get(name)
     }
 
   def finish(self, no_account: Iterable[str] = NO_ACCOUNT) -> None:
@@ -191,16 +204,19 @@ class Settings:
 
     Those whose names begin with '_' are transformers' own notes, of no account.
     """
-    known = self._asked | set(no_account)
-    unknown = [name for name in self._values if name not in known and not name.startswith('_')]
+    unknown = self._unknown(no_account)
     if unknown:
-      near = difflib.get_close_matches(unknown[0], known, 1)
+      near = difflib.get_close_matches(unknown[0], self._asked | set(no_account), 1)
       self.refuse(
         unknown[0],
         'no such setting is known here, and it may change the result'
         + (f' (is {near[0]} meant?)' if near else '')
         + ': remove it if it does not',
       )
+
+  def _unknown(self, no_account):
+    known = self._asked | set(no_account)
+    return [name for name in self._values if name not in known and not name.startswith('_')]
 
   def _get(self, name, default):
     self._asked.add(name)
@@ -209,27 +225,18 @@ class Settings:
     return self._values.get(name, default)
 
 
-def warn_of_generation(settings: Settings, beside: Path, why: str) -> None:
-  """Names on stderr what config.json and generation_config.json say of generating text.
-
-  Nothing of it is carried: it is not the weights', but the commands'.
+def warn_of_generation(file: Settings, why: str, *, others: bool = False) -> None:
+  """Names on stderr what a file says of generating text: that is the commands', not the weights'.
 
   Args:
-    settings: of config.json.
-    beside: generation_config.json, which may be absent.
+    file: of config.json or generation_config.json.
     why: what is done instead, to end the line with.
-
-  Raises:
-    storage.DamagedError: generation_config.json holds no JSON object.
+    others: whether all is meant that nobody asked for and that is of some account.
   """
-  files = [settings]
-  if beside.exists():
-    files.append(Settings.read(beside))
-  for file in files:
-    stated = file.generation()
-    if stated:
-      listed = ', '.join(f'{name} {_brief(value)}' for name, value in stated.items())
-      storage.warn(f'{file.path}: not carried: {listed}. {why}')
+  stated = file.generation(others)
+  if stated:
+    listed = ', '.join(f'{name} {_brief(value)}' for name, value in stated.items())
+    storage.warn(f'{file.path}: not carried: {listed}. {why}')
 
 
 def _brief(value):

@@ -1,22 +1,26 @@
-"""T5 as Hugging Face transformers keeps it: names and shapes of tensors, settings of config.json.
+"""T5 as Hugging Face transformers keeps it: names and shapes of tensors; T5 1.0, 1.1, Flan and mT5.
 
-Their kernels are the transpose of ours, and so are the tables of relative positions. T5 1.0, 1.1
-and Flan-T5 are one model type there, told apart by their settings
-(https://huggingface.co/docs/transformers/model_doc/t5).
+Their kernels are the transpose of ours, and so are the tables of relative positions. What their
+settings mean is said in `calm.models.huggingface_t5_config`.
 """
 
 import dataclasses
 import re
-import sys
+from pathlib import Path
 
 import numpy as np
 
-from calm.models import parameters, safetensors_directory
+from calm import storage
+from calm.models import (
+  huggingface_t5_config,
+  huggingface_tokenizer,
+  parameters,
+  safetensors_directory,
+)
+from calm.models.foreign_config import Settings
+from calm.models.huggingface_t5_config import GENERATION_CONFIG
 from calm.models.safetensors_directory import CONFIG
 from calm.models.t5 import T5, T5Config
-
-GENERATION_CONFIG = 'generation_config.json'
-VOCABULARY = 'spiece.model'
 
 _EMBEDDING = 'shared.weight'
 _HEAD = 'lm_head.weight'
@@ -41,35 +45,6 @@ _NAMES = (
   (r'decoder/layers_(\d+)/mlp/(\w+)/.*', r'decoder.block.\1.layer.2.DenseReluDense.\2'),
 )
 
-_SPECIAL_TOKENS = {'pad_token_id': 0, 'eos_token_id': 1, 'decoder_start_token_id': 0}
-
-# Sizes and settings: our names, and those of config.json.
-_SIZES = {
-  'vocab_size': 'vocab_size',
-  'emb_dim': 'd_model',
-  'num_heads': 'num_heads',
-  'head_dim': 'd_kv',
-  'mlp_dim': 'd_ff',
-  'num_encoder_layers': 'num_layers',
-}
-_SETTINGS = {
-  'num_decoder_layers': 'num_decoder_layers',
-  'relpos_num_buckets': 'relative_attention_num_buckets',
-  'relpos_max_distance': 'relative_attention_max_distance',
-  'norm_epsilon': 'layer_norm_epsilon',
-  'dropout_rate': 'dropout_rate',
-}
-# feed_forward_proj, by our activations. Its 'gated-gelu' is the tanh form, as our 'gelu' is; its
-# 'gelu' without a gate would be the exact form.
-_FEED_FORWARD = {
-  ('relu',): 'relu',
-  ('gelu',): 'gelu_new',
-  ('silu',): 'silu',
-  ('gelu', 'linear'): 'gated-gelu',
-  ('relu', 'linear'): 'gated-relu',
-  ('silu', 'linear'): 'gated-silu',
-}
-
 
 class Directory:
   """A T5 in a directory of transformers; parameters are read one by one, when asked for.
@@ -89,12 +64,15 @@ class Directory:
   config_class = T5Config
 
   def __init__(self, directory):
-    settings = safetensors_directory.read_settings(directory)
-    tied = settings.get('tie_word_embeddings', True)
-    self.config = _from_settings(settings, directory / CONFIG)
+    settings = Settings(safetensors_directory.read_settings(directory), directory / CONFIG)
+    self.config = huggingface_t5_config.from_settings(settings)
+    if (directory / GENERATION_CONFIG).exists():
+      huggingface_t5_config.check_generation(Settings.read(directory / GENERATION_CONFIG))
     self._tensors = tensors = safetensors_directory.Tensors(directory, _UNUSED)
     self.shapes = tensors.shapes
     tensors.merge(_EMBEDDING, _EMBEDDING_COPIES)
+    huggingface_t5_config.require_sizes(settings, self.config, tensors)
+    tied = huggingface_t5_config.tied(settings)
     if self.config.logits_via_embedding:
       tensors.merge(_EMBEDDING, (_HEAD,))
     elif tied and _HEAD not in self.shapes and _EMBEDDING in self.shapes:
@@ -122,7 +100,7 @@ class Directory:
 
   def differences(self, config):
     """Lines about the settings in which `config` differs from config.json."""
-    return _differences(config, self.config)
+    return huggingface_t5_config.differences(config, self.config)
 
   def beyond(self, config):
     """Names of the parameters of decoder layers beyond those of `config`."""
@@ -135,23 +113,36 @@ class Directory:
     return []
 
 
-def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
+def save(
+  directory,
+  config,
+  params,
+  *,
+  dtype='float32',
+  vocabulary=None,
+  vocabulary_path=None,
+  max_decode_steps=None,
+):
   """Writes a directory that transformers' T5ForConditionalGeneration loads; returns its path.
 
-  An interrupted call leaves nothing that looks whole. transformers has no exit classifier: a
-  model's is left out, which stderr is told.
+  Stderr is told what is in it. An interrupted call leaves nothing that looks whole. transformers
+  has no exit classifier: a model's is left out, which stderr is told, too.
 
   Args:
     directory: is made; may exist if it holds nothing else than such an export.
     config: the T5Config of `params`.
     params: the parameters, a nested dict of arrays.
     dtype: of the written weights, 'float32' or 'bfloat16'.
-    vocabulary_path: a SentencePiece model, to be copied beside the weights as spiece.model.
+    vocabulary: the model's, of seqio; its tokenizer is written beside the weights.
+    vocabulary_path: a SentencePiece model without sentinels, in place of `vocabulary`.
+    max_decode_steps: how many tokens an output has at most, EOS among them; transformers' own
+      20 if it is None.
 
   Raises:
     FileExistsError: `directory` holds other files; nothing is changed.
     FileNotFoundError: there is no such vocabulary.
-    ValueError: no directory, the parameters do not fit `config`, or transformers has no such T5.
+    ValueError: no directory, the parameters or the vocabulary do not fit `config`, or transformers
+      has no such T5.
   """
   flat = parameters.flatten(params)
   shapes = {name: np.shape(value) for name, value in flat.items()}
@@ -159,15 +150,58 @@ def save(directory, config, params, *, dtype='float32', vocabulary_path=None):
   if config.exit_classifier:
     config = dataclasses.replace(config, exit_classifier=False)
     flat = {name: flat[name] for name in parameters.shapes(T5(config))}
-    print(
+    storage.warn(
       f'{directory}: written without the exit classifier, for which transformers has no place; the '
-      'checkpoints of the run keep it.',
-      file=sys.stderr,
+      'checkpoints of the run keep it.'
     )
   tensors = {Directory.name(name): _exported(name, value) for name, value in flat.items()}
-  beside = {GENERATION_CONFIG: _to_generation_settings(config), VOCABULARY: vocabulary_path}
-  settings = _to_settings(config, dtype)
-  return safetensors_directory.write(directory, settings, tensors, dtype, beside)
+  settings = huggingface_t5_config.to_settings(config, dtype)
+  generation = huggingface_t5_config.to_generation_settings(config, max_decode_steps)
+  tokenizer = _tokenizer(vocabulary, vocabulary_path, config)
+  beside = {GENERATION_CONFIG: generation, **dict.fromkeys(huggingface_tokenizer.FILES)}
+  beside |= tokenizer.files if tokenizer else {}
+  directory = safetensors_directory.write(directory, settings, tensors, dtype, beside)
+  storage.warn(
+    f'Wrote {directory}: {sum(value.size for value in tensors.values()):,} parameters as {dtype}; '
+    f'{_decode_length(max_decode_steps)}; {_pieces(vocabulary or vocabulary_path, tokenizer)}. '
+    f'Files: {", ".join(sorted(path.name for path in directory.iterdir()))}.'
+  )
+  return directory
+
+
+def _tokenizer(vocabulary, vocabulary_path, config):
+  """The tokenizer to be written, if there is one; its tokens must have rows in the embedding."""
+  tokenizer = None
+  if vocabulary_path is not None:
+    if not Path(vocabulary_path).is_file():
+      raise FileNotFoundError(f'There is no vocabulary {vocabulary_path} to be written.')
+    try:
+      tokenizer = huggingface_tokenizer.sentencepiece(Path(vocabulary_path).read_bytes())
+    except ValueError as error:
+      raise ValueError(f'{vocabulary_path}: {error}') from None
+  elif vocabulary is not None:
+    tokenizer = huggingface_tokenizer.of(vocabulary)
+  size = tokenizer.num_pieces + tokenizer.num_sentinels if tokenizer else 0
+  if size > config.vocab_size:
+    raise ValueError(
+      f'The vocabulary has {size} tokens and the model {config.vocab_size} (vocab_size): it is '
+      "another model's."
+    )
+  return tokenizer
+
+
+def _decode_length(max_decode_steps):
+  if max_decode_steps is None:
+    return 'outputs as long as transformers makes them, for no length was given'
+  return f'outputs of at most {max_decode_steps} tokens'
+
+
+def _pieces(vocabulary, tokenizer):
+  if tokenizer:
+    return f'a tokenizer of {tokenizer.num_pieces} pieces and {tokenizer.num_sentinels} sentinels'
+  if vocabulary is not None:
+    return f'no tokenizer, for transformers has none that gives the tokens of {vocabulary}'
+  return 'no tokenizer, for no vocabulary was given'
 
 
 def _transposed(flat):
@@ -176,94 +210,3 @@ def _transposed(flat):
 
 def _exported(flat, value):
   return np.asarray(value).T if _transposed(flat) else np.asarray(value)
-
-
-def _from_settings(settings, path):
-  """The T5Config of the settings in config.json; `path` is named in errors."""
-  missing = [name for name in _SIZES.values() if settings.get(name) is None]
-  if missing:
-    raise ValueError(f'{path} lacks {", ".join(missing)}.')
-  for name in ('pad_token_id', 'decoder_start_token_id'):
-    if settings.get(name) not in (None, 0):
-      raise ValueError(f'{path}: {name} is {settings[name]}; here it is always 0.')
-  if settings.get('quantization_config'):
-    raise ValueError(f'{path}: quantized weights are not supported.')
-  fields = {ours: settings[name] for ours, name in _SIZES.items()}
-  fields['num_decoder_layers'] = fields['num_encoder_layers']
-  for ours, name in _SETTINGS.items():
-    if settings.get(name) is not None:
-      fields[ours] = settings[name]
-  fields['mlp_activations'] = _to_activations(settings, path)
-  fields['logits_via_embedding'] = _scaled_head(settings, path)
-  try:
-    return T5Config(**fields)
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'{path}: {error}') from error
-
-
-def _to_activations(settings, path):
-  projection = settings.get('feed_forward_proj', 'relu')
-  # The form of gelu may be stated on its own.
-  stated = settings.get('dense_act_fn')
-  for ours, theirs in _FEED_FORWARD.items():
-    used = 'gelu_new' if ours[0] == 'gelu' else ours[0]
-    if projection == theirs and stated in (None, used):
-      return ours
-  raise ValueError(
-    f'{path}: feed_forward_proj {projection!r} with dense_act_fn {stated!r} is not supported; '
-    f'there are {", ".join(_FEED_FORWARD.values())}.'
-  )
-
-
-def _scaled_head(settings, path):
-  """Whether logits are those of T5 1.0: by the embedding, scaled.
-
-  Up to transformers 4, `tie_word_embeddings` says both; version 5 writes it as true for all and
-  says in `scale_decoder_outputs` whether they are scaled. Then untied weights are told by
-  lm_head.weight being there.
-  """
-  tied = settings.get('tie_word_embeddings', True)
-  scaled = settings.get('scale_decoder_outputs', tied)
-  if scaled and not tied:
-    raise ValueError(f'{path}: a scaled head that is not tied to the embedding is not supported.')
-  return bool(scaled)
-
-
-def _to_settings(config, dtype):
-  """The settings of config.json for a T5Config."""
-  if config.mlp_activations not in _FEED_FORWARD:
-    raise ValueError(f'transformers has no T5 with mlp_activations {config.mlp_activations}.')
-  names = _SIZES | _SETTINGS
-  return {
-    'architectures': ['T5ForConditionalGeneration'],
-    'model_type': 't5',
-    'is_encoder_decoder': True,
-    'feed_forward_proj': _FEED_FORWARD[config.mlp_activations],
-    'tie_word_embeddings': config.logits_via_embedding,
-    'torch_dtype': dtype,
-    **{name: getattr(config, ours) for ours, name in names.items()},
-    **_SPECIAL_TOKENS,
-  }
-
-
-def _to_generation_settings(config):
-  """The settings of generation_config.json for a T5Config."""
-  if config.num_decoder_layers <= config.num_encoder_layers:
-    return _SPECIAL_TOKENS
-  # transformers (5.24) gives the decoder's cache the encoder's depth, and fails beyond it.
-  return {**_SPECIAL_TOKENS, 'use_cache': False}
-
-
-def _differences(config, theirs):
-  """Lines about what `config` sets otherwise than `theirs`, the T5Config of a config.json.
-
-  Dropout and the type of activations are left to the user.
-  """
-  fields = (*_SIZES, *_SETTINGS, 'mlp_activations', 'logits_via_embedding')
-  pairs = {name: (getattr(config, name), getattr(theirs, name)) for name in fields}
-  del pairs['dropout_rate']
-  return [
-    f'{name}: the model has {ours!r}, config.json says {other!r}'
-    for name, (ours, other) in pairs.items()
-    if ours != other
-  ]

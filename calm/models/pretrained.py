@@ -19,6 +19,7 @@ from calm.models.t5 import T5Config
 READERS = {
   'bert': huggingface_bert.Directory,
   'deberta': huggingface_deberta.Directory,
+  'mt5': huggingface_t5.Directory,
   't5': huggingface_t5.Directory,
 }
 # Others that may be taken for one of these, and why they are none.
@@ -41,7 +42,8 @@ def save_huggingface(directory, config, params, *, dtype='float32', vocabulary_p
     dtype: of the written weights, 'float32' or 'bfloat16'.
     vocabulary_path: what is copied beside the weights: T5's SentencePiece model, or a directory
       with an encoder's tokenizer.
-    others: what else that kind's own `save` takes, as an encoder's `labels`.
+    others: what else that kind's own `save` takes, as a T5's `max_decode_steps`, or
+      an encoder's `labels`.
 
   Raises:
     FileExistsError: `directory` holds other files; nothing is changed.

@@ -126,8 +126,8 @@ def write(directory, settings, tensors, dtype='float32', beside=None):
     settings: for config.json.
     tensors: arrays by name.
     dtype: of the written weights, one of DTYPES.
-    beside: all other files of this kind of directory, by name: a dict to be written as JSON, the
-      path of a file to be copied, or None if there is to be none.
+    beside: all other files of this kind of directory, by name: a dict to be written as JSON,
+      bytes, the path of a file to be copied, or None if there is to be none.
 
   Raises:
     FileExistsError: `directory` holds other files; nothing is changed.
@@ -142,7 +142,7 @@ def write(directory, settings, tensors, dtype='float32', beside=None):
   if dtype not in DTYPES:
     raise ValueError(f'dtype: {dtype!r} is not one of {", ".join(DTYPES)}.')
   for name, content in beside.items():
-    if not (content is None or isinstance(content, dict) or Path(content).is_file()):
+    if not (content is None or isinstance(content, dict | bytes) or Path(content).is_file()):
       raise FileNotFoundError(f'There is no {content} to be written as {name}.')
   _require_replaceable(directory, files)
   with storage.lock(directory.parent / f'.{directory.name}.lock', str(directory)):
@@ -161,6 +161,8 @@ def _write(directory, settings, tensors, dtype, beside, files):
     for name, content in {**beside, CONFIG: settings}.items():
       if isinstance(content, dict):
         storage.write_json(partial / name, dict(sorted(content.items())))
+      elif isinstance(content, bytes):
+        storage.write_bytes(partial / name, content)
       elif content is not None:
         shutil.copyfile(content, partial / name)
     # safetensors lets nobody else read what it writes.

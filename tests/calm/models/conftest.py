@@ -1,10 +1,12 @@
-"""Small networks with random weights for the tests of this folder."""
+"""Small networks with random weights, and vocabularies, for the tests of this folder."""
 
+import io
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from calm.models import parameters, t5
 
@@ -84,3 +86,24 @@ def equal_trees():
 def fixtures():
   """The folder of stored checkpoints."""
   return FIXTURES
+
+
+WORDS = ['quick', 'brown', 'fox', 'jumps', 'lazy', 'dog', 'ça', 'été', 'über', '½', 'm²', 'ﬁne']
+
+
+@pytest.fixture(scope='session')
+def sentencepiece_model():
+  """Makes the bytes of a SentencePiece model of a few words; options are its trainer's."""
+
+  def make(**options):
+    lines = [' '.join(WORDS[i * j % len(WORDS)] for j in range(1, 9)) for i in range(1, 80)]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(lines),
+      model_writer=model,
+      **{'vocab_size': 37, 'pad_id': 0, 'eos_id': 1, 'unk_id': 2, 'bos_id': -1, **options},
+      minloglevel=2,
+    )
+    return model.getvalue()
+
+  return make

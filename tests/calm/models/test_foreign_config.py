@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from calm import storage
 from calm.models import foreign_config
 from calm.models.foreign_config import Settings
 
@@ -44,6 +43,13 @@ def test_a_number_is_finite_and_in_range(tmp_path, value):
 def test_a_flag_is_true_or_false(tmp_path, value):
   with pytest.raises(ValueError, match=r'config\.json: tied is .*true or false'):
     settings(tmp_path, tied=value).flag('tied', True)
+
+
+@pytest.mark.parametrize('value', [1, True, ['5']])
+def test_a_text_is_a_text(tmp_path, value):
+  assert settings(tmp_path, version='5').text('version') == '5'
+  with pytest.raises(ValueError, match=r'config\.json: version is .*text'):
+    settings(tmp_path, version=value).text('version', '4')
 
 
 @pytest.mark.parametrize('value', ['GELU', 1, ['relu'], {'relu': 1}])
@@ -96,16 +102,15 @@ def test_a_long_value_is_cut(tmp_path):
 
 def test_settings_of_generation_that_do_something_are_named(tmp_path, capsys):
   found = settings(tmp_path, num_beams=4, length_penalty=1.0, max_length=21)
-  beside = tmp_path / 'generation_config.json'
-  foreign_config.warn_of_generation(found, beside, 'Decoding is greedy.')
+  foreign_config.warn_of_generation(found, 'Decoding is greedy.')
   assert capsys.readouterr().err == (
     f'{found.path}: not carried: max_length 21, num_beams 4. Decoding is greedy.\n'
   )
   found.finish()
-  beside.write_text('{"do_sample": true, "temperature": 1.0}')
-  foreign_config.warn_of_generation(settings(tmp_path), beside, 'Decoding is greedy.')
-  err = capsys.readouterr().err
-  assert err == f'{beside}: not carried: do_sample true. Decoding is greedy.\n'
-  beside.write_text('{"do_sample"')
-  with pytest.raises(storage.DamagedError, match=r'generation_config\.json'):
-    foreign_config.warn_of_generation(settings(tmp_path), beside, '')
+  found = settings(tmp_path, num_beans=4, eos=1, transformers_version='5', _note=1, top_k=50)
+  found.only('eos', (1,))
+  foreign_config.warn_of_generation(found, 'Decoding is greedy.')
+  assert not capsys.readouterr().err
+  foreign_config.warn_of_generation(found, 'Decoding is greedy.', others=True)
+  expected = f'{found.path}: not carried: num_beans 4. Decoding is greedy.\n'
+  assert capsys.readouterr().err == expected

@@ -188,7 +188,7 @@ def test_a_pattern_that_names_nothing_is_an_error(huggingface_copy):
     pretrained.initial_params(huggingface_copy, t5.T5(TINY), fresh='exit_clas')
 
 
-@pytest.mark.parametrize('model_type', ['bart', None, ['t5']])
+@pytest.mark.parametrize('model_type', ['bart', 'umt5', 'longt5', None, ['t5']])
 def test_a_network_of_an_unknown_kind_is_refused_and_the_known_ones_are_listed(
   huggingface_copy, model_type
 ):

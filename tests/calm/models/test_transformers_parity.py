@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
+import seqio
 from safetensors.numpy import load_file
 
 from calm.decoding import generator as generators
@@ -163,23 +165,99 @@ def test_checkpoints_of_t5x_become_those_of_transformers(fixtures, tmp_path, nam
     assert _relative_error(expected['logits'], out.logits, valid) <= 1e-5
 
 
-def test_an_exported_vocabulary_serves_their_tokenizer(tmp_path, varied_params):
-  spm = pytest.importorskip('sentencepiece')
-  words = ('quick', 'brown', 'fox', 'jumps', 'lazy', 'dog', 'ça', 'été')
-  lines = [' '.join(words[(i * j) % 8] for j in range(1, 7)) for i in range(1, 50)]
-  spm.SentencePieceTrainer.Train(
-    sentence_iterator=iter(lines),
-    model_prefix=str(tmp_path / 'pieces'),
-    vocab_size=33,
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
+def test_an_mt5(tmp_path, equal_trees):
+  torch.manual_seed(0)
+  sizes = {'vocab_size': 37, 'd_model': 12, 'd_kv': 5, 'd_ff': 17, 'num_layers': 2, 'num_heads': 3}
+  theirs = transformers.MT5ForConditionalGeneration(
+    transformers.MT5Config(**sizes, num_decoder_layers=3)
+  ).eval()
+  with (
+    torch.no_grad()
+  ):  # Their new model shares the embedding with its head; published ones do not.
+    theirs.lm_head.weight = torch.nn.Parameter(torch.randn(37, 12))
+  theirs.save_pretrained(tmp_path)
+  assert json.loads((tmp_path / 'config.json').read_text())['model_type'] == 'mt5'
+  config, params = pretrained.load(tmp_path)
+  assert config == TINY
+  source, inputs = np.array([[5, 7, 1]]), np.array([[0, 3, 2, 9]])
+  with torch.no_grad():
+    expected = theirs(input_ids=torch.tensor(source), decoder_input_ids=torch.tensor(inputs))
+  _, logits = _forward(config, params, source, inputs, np.ones_like(inputs))
+  assert _relative_error(logits, expected.logits, ...) <= 1e-5
+
+
+def test_transformers_stops_where_we_do(tmp_path, varied_params, ragged_tokens):
+  params = varied_params(TINY)
+  params['decoder']['logits_dense']['kernel'][:, 1] = 0  # An EOS that is never the best token.
+  pretrained.save_huggingface(tmp_path / 'out', TINY, params, max_decode_steps=29)
+  theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / 'out').eval()
+  source = torch.tensor(ragged_tokens(TINY, [7])).long()
+  with torch.no_grad():
+    assert theirs.generate(source).shape == (1, 1 + 29)
+    assert theirs.generate(source, max_new_tokens=5).shape == (1, 1 + 5)
+
+
+TEXTS = (
+  'quick brown  fox',
+  ' jumps ',
+  '',
+  '   ',
+  '½ m² ﬁne été',
+  'a\nb',
+  'dog \n\n\tfox\n',
+  'quick\u2581fox',
+  '\u2581',
+  '日本 🙂🙂 quince',
+  'foxfox<x>dog <x> dog',
+)
+SENTINELS = ('<extra_id_0> fox', 'quick <extra_id_3> dog', '<extra_id_1>ly <extra_id_2>')
+KEPT = {'normalization_rule_name': 'identity', 'remove_extra_whitespaces': False}
+
+
+@pytest.mark.parametrize('extra_ids', [0, 7])
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'byte_fallback': True, 'vocab_size': 294},
+    KEPT,
+    {'add_dummy_prefix': False},
+    {'user_defined_symbols': ['\n', '<x>'], **KEPT},
+    {'user_defined_symbols': ['\n', '<x>']},
+  ],
+  ids=lambda options: ' '.join(options) or 'as calm vocab',
+)
+def test_an_exported_tokenizer_gives_the_tokens_of_the_vocabulary(
+  tmp_path, varied_params, sentencepiece_model, options, extra_ids
+):
   path = tmp_path / 'pieces.model'
-  pretrained.save_huggingface(tmp_path / 'out', TINY, varied_params(TINY), vocabulary_path=path)
+  path.write_bytes(sentencepiece_model(**options))
+  vocabulary = seqio.SentencePieceVocabulary(str(path), extra_ids)
+  config = dataclasses.replace(TINY, vocab_size=320)
+  params = varied_params(config)
+  pretrained.save_huggingface(tmp_path / 'out', config, params, vocabulary=vocabulary)
   tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
-  pieces = spm.SentencePieceProcessor(str(path))
-  for line in (*lines[:3], 'a lazy  quince'):
-    assert tokenizer(line).input_ids == [*pieces.encode(line), 1]
+  assert len(tokenizer) == vocabulary.vocab_size
+  assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 1, 2)
+  for text in TEXTS + (SENTINELS if extra_ids and 'add_dummy_prefix' not in options else ()):
+    tokens = vocabulary.encode(text)
+    assert tokenizer(text).input_ids == [*tokens, 1], text
+    if 2 not in tokens:
+      assert tokenizer.decode([*tokens, 1, 0], skip_special_tokens=False).startswith(
+        vocabulary.decode(tokens)
+      )
+  names = [f'<extra_id_{i}>' for i in range(extra_ids)]
+  ids = list(range(vocabulary.vocab_size - extra_ids, vocabulary.vocab_size))
+  assert tokenizer.convert_tokens_to_ids(names) == ids[::-1]
+
+
+@pytest.mark.parametrize('extra_ids', [0, 7])
+def test_an_exported_byte_tokenizer(tmp_path, varied_params, extra_ids):
+  config = dataclasses.replace(TINY, vocab_size=270)
+  vocabulary = seqio.ByteVocabulary(extra_ids)
+  params = varied_params(config)
+  pretrained.save_huggingface(tmp_path / 'out', config, params, vocabulary=vocabulary)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  assert len(tokenizer) == vocabulary.vocab_size
+  for text in TEXTS:
+    assert tokenizer(text).input_ids == [*vocabulary.encode(text), 1]
