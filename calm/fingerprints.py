@@ -22,6 +22,7 @@ import numpy as np
 from calm import sources
 
 FINGERPRINT = 'sha256:'
+Described = dict[str, Any]
 # Our own packages, whose code counts as a whole (`code`), function by function only elsewhere.
 PACKAGES = ('calm', 'sweet', 'elang')
 # What else is bound to a function: `calm.configuration` adds what gin would pass to it.
@@ -154,11 +155,11 @@ def words(leaf: Any) -> str:
   return text if len(text) <= 200 else f'{text[:197]}...'
 
 
-def _is_fingerprint(leaf):
+def _is_fingerprint(leaf: Any) -> bool:
   return isinstance(leaf, str) and leaf.startswith(FINGERPRINT)
 
 
-def _identity(value, inside):
+def _identity(value: Any, inside: tuple[Any, ...]) -> Any:
   if value is None or isinstance(value, bool | int | str):
     return value
   if isinstance(value, float):
@@ -196,7 +197,7 @@ def _identity(value, inside):
   return _merge(_of_class(type(value)), _identity(state, inside))
 
 
-def _of_array(value):
+def _of_array(value: Any) -> Any:
   if isinstance(value, bytes):
     return fingerprint(value)
   if np.ndim(value) == 0 and not str(value.dtype).startswith('key'):
@@ -204,12 +205,12 @@ def _of_array(value):
   return fingerprint(value)
 
 
-def _is_function(value):
+def _is_function(value: Any) -> bool:
   kinds = types.FunctionType | types.BuiltinFunctionType | types.MethodType | functools.partial
   return isinstance(value, kinds) or hasattr(value, '__wrapped__')
 
 
-def _of_function(function, inside):
+def _of_function(function: Any, inside: tuple[Any, ...]) -> Described:
   if isinstance(function, functools.partial):
     described = _identity(function.func, inside)
     given = {str(i): value for i, value in enumerate(function.args)} | function.keywords
@@ -226,18 +227,18 @@ def _of_function(function, inside):
   return described
 
 
-def _of_class(kind):
+def _of_class(kind: type) -> Described:
   return {'class': f'{kind.__module__}.{kind.__qualname__}', **_source(kind)}
 
 
-def _source(thing):
+def _source(thing: Any) -> Described:
   """The fingerprint of a function's, class's or module's source, if it is the user's own."""
   if not sources.is_own(thing, PACKAGES):
     return {}
   return {'source': fingerprint(sources.closure(thing, PACKAGES, _constant))}
 
 
-def _constant(value):
+def _constant(value: Any) -> str:
   """A module's constant as a part of the functions that read it."""
   try:
     return fingerprint(identity(value))
@@ -245,26 +246,26 @@ def _constant(value):
     return type(value).__qualname__
 
 
-def _bind(described, arguments, inside):
+def _bind(described: Described, arguments: Mapping[str, Any], inside: tuple[Any, ...]) -> Described:
   if not arguments:
     return described
   bound = {name: _identity(value, inside) for name, value in arguments.items()}
   return {**described, 'bound': {**described.get('bound', {}), **bound}}
 
 
-def _merge(described, state):
+def _merge(described: Described, state: Described) -> Described:
   if described.keys() & state.keys():  # A field called `source`, say.
     return {**described, 'fields': state}
   return {**described, **state}
 
 
-def _write(digest, kind, content):
+def _write(digest: 'hashlib._Hash', kind: str, content: bytes) -> None:
   # Kind and length before the content: no two values write the same bytes.
   digest.update(f'{kind}:{len(content)}:'.encode())
   digest.update(content)
 
 
-def _update(digest, value, place):
+def _update(digest: 'hashlib._Hash', value: Any, place: str) -> None:
   if value is None or isinstance(value, bool | int | float | str):
     _write(digest, type(value).__name__, str(value).encode('utf-8', 'surrogatepass'))
   elif isinstance(value, bytes):
@@ -295,7 +296,7 @@ def _update(digest, value, place):
     )
 
 
-def _update_array(digest, value, place):
+def _update_array(digest: 'hashlib._Hash', value: Any, place: str) -> None:
   array = np.ascontiguousarray(value)
   if array.dtype.hasobject:
     raise ValueError(f'{place} is an array of objects: no fingerprint can be made of it.')

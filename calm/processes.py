@@ -3,12 +3,13 @@
 Every process of a run is given the same command; process 0 alone writes what is not a checkpoint.
 """
 
+import argparse
 import re
 
 FLAGS = ('--coordinator_address', '--process_count', '--process_index')
 
 
-def add_flags(parser):
+def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags to an argparse parser."""
   group = parser.add_argument_group('several processes')
   group.add_argument('--coordinator_address', metavar='HOST:PORT', help='where process 0 listens')
@@ -21,7 +22,7 @@ def add_flags(parser):
   )
 
 
-def join(args, shared):
+def join(args: argparse.Namespace, shared: bool) -> None:
   """Joins the other processes, if the flags in `args` say that there are any.
 
   To be called before anything asks JAX for its devices.
@@ -61,7 +62,7 @@ def join(args, shared):
   multihost_utils.sync_global_devices('joined')
 
 
-def _check(coordinator_address, process_count, process_index):
+def _check(coordinator_address: str, process_count: int, process_index: int) -> None:
   if not re.fullmatch(r'\S+:\d+', coordinator_address):
     raise ValueError(f'--coordinator_address {coordinator_address!r} is not HOST:PORT.')
   if not 0 <= process_index < process_count:
@@ -70,6 +71,6 @@ def _check(coordinator_address, process_count, process_index):
     )
 
 
-def _refuse(count, shared):
+def _refuse(count: int, shared: bool) -> None:
   if count > 1 and not shared:
     raise ValueError(f'This command runs in one process, not in {count}: start it once, alone.')

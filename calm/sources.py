@@ -88,12 +88,12 @@ _LIBRARIES = tuple(
 )
 
 
-def _key(thing):
+def _key(thing: Any) -> str:
   module = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
   return f'{module}:{getattr(thing, "__qualname__", "")}'
 
 
-def _text(thing):
+def _text(thing: Any) -> str:
   try:
     if isinstance(thing, types.ModuleType):
       return bare(inspect.getsource(thing))
@@ -102,11 +102,11 @@ def _text(thing):
     return repr([(code.co_code, code.co_names, _plain_constants(code)) for code in _codes(thing)])
 
 
-def _plain_constants(code):
+def _plain_constants(code: types.CodeType) -> list[Any]:
   return [value for value in code.co_consts if not isinstance(value, types.CodeType)]
 
 
-def _codes(thing) -> Iterator[types.CodeType]:
+def _codes(thing: Any) -> Iterator[types.CodeType]:
   """The code objects of a function or of a class's methods, those inside them too."""
   if isinstance(thing, type):
     waiting = [
@@ -120,13 +120,13 @@ def _codes(thing) -> Iterator[types.CodeType]:
     waiting.extend(value for value in code.co_consts if isinstance(value, types.CodeType))
 
 
-def _functions(value):
+def _functions(value: Any) -> list[types.FunctionType]:
   """The functions of an entry of a class: a method, a property's, a static one."""
   candidates = (value, *(getattr(value, name, None) for name in ('fget', '__func__', 'func')))
   return [one for one in candidates if isinstance(one, types.FunctionType)]
 
 
-def _referred(thing) -> Iterator[tuple[str, Any]]:
+def _referred(thing: Any) -> Iterator[tuple[str, Any]]:
   """Pairs of a name and the value of the module that it stands for."""
   if isinstance(thing, types.ModuleType):
     for name, value in vars(thing).items():

@@ -33,6 +33,7 @@ ANSWERED = {
   'MODEL_OUTPUT_DIR': 'give --output, or set EXPORT_DIRECTORY',
 }
 
+Place = tuple[int, int]  # line, from 1, and column
 _ENDS = (tokenize.NEWLINE, tokenize.ENDMARKER)
 
 
@@ -92,20 +93,20 @@ def check(found: Collection[str], read: Collection[str], macro: Callable) -> Non
     )
 
 
-def _value(tokens):
+def _value(tokens: list[tokenize.TokenInfo]) -> tuple[Place, Place]:
   """Where the value that tokens begin with starts and ends, as (line, column)."""
   last = itertools.takewhile(lambda token: token.type not in _ENDS, tokens)
   ends = [token.end for token in last if token.type != tokenize.COMMENT]
   return tokens[0].start, ends[-1] if ends else tokens[0].start
 
 
-def _reference(ours):
+def _reference(ours: str | dict[str, str]) -> str:
   if isinstance(ours, str):
     return f'%{ours}'
   return '{' + ', '.join(f'{key!r}: %{name}' for key, name in ours.items()) + '}'
 
 
-def _setting(name, ours, source, start, end):
+def _setting(name: str, ours: str | dict[str, str], source: str, start: Place, end: Place) -> str:
   """What sets `ours` to the value between two places, or each of them to its part of it."""
   text = source[_offset(source, start) : _offset(source, end)]
   if isinstance(ours, str):
@@ -122,6 +123,6 @@ def _setting(name, ours, source, start, end):
   return '\n'.join(f'{ours[key]} = {value[key]!r}' for key in ours)
 
 
-def _offset(source, place):
+def _offset(source: str, place: Place) -> int:
   row, column = place
   return sum(len(line) + 1 for line in source.split('\n')[: row - 1]) + column

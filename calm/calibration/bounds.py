@@ -121,7 +121,7 @@ BOUNDS_OF_MEAN = {
 }
 
 
-def _checked(losses, delta):
+def _checked(losses: np.ndarray, delta: float) -> np.ndarray:
   """The losses as float64[..., n], n >= 1, all in [0, 1]."""
   if not 0 < delta < 1:
     raise ValueError(f'delta must lie between 0 and 1, not at {delta}.')

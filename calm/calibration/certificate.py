@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ CODE = 'code'
 NEVER = 'the full system answers'
 
 
-def _now():
+def _now() -> str:
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
 
@@ -48,7 +48,7 @@ class Certificate(testing.Calibration):
   fallback: str = NEVER
   created: str = dataclasses.field(default_factory=_now)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     for field in ('dissimilarity', 'system', 'task', 'versions'):
       value = getattr(self, field)
@@ -61,7 +61,7 @@ class Certificate(testing.Calibration):
         raise ValueError(f'{field} must be a text, not {value!r}.')
     datetime.datetime.fromisoformat(self.created)
 
-  def __str__(self):
+  def __str__(self) -> str:
     by = fingerprints.words(next(iter(fingerprints.flatten(self.dissimilarity).values())))
     loss = f'{self.objective} consistency by {by} on {self.task.get("name", "task")} {self.split}'
     tested = f'{self.num_examples} examples, {self.bound}, {self.procedure}'
@@ -195,14 +195,14 @@ def load(path: str | Path, functions: Sequence[Callable] = ()) -> Certificate:
 
 
 @contextlib.contextmanager
-def _naming(path):
+def _naming(path: str | Path) -> Iterator[None]:
   try:
     yield
   except ValueError as error:
     raise ValueError(f'{path} is not a valid certificate: {error}') from error
 
 
-def _from_fields(fields):
+def _from_fields(fields: dict[str, Any]) -> Certificate:
   fields.pop('format')
   expected = {field.name for field in dataclasses.fields(Certificate)}
   missing, unexpected = sorted(expected - set(fields)), sorted(set(fields) - expected)
@@ -214,7 +214,13 @@ def _from_fields(fields):
     raise ValueError(str(error)) from error
 
 
-def _function(kind, name, arguments, known, given):
+def _function(
+  kind: str,
+  name: str,
+  arguments: Mapping[str, Any],
+  known: Mapping[str, Callable],
+  given: Sequence[Callable],
+) -> Callable:
   """The function of a name, with its arguments."""
   if name in known:
     return functools.partial(known[name], **arguments)
@@ -228,7 +234,9 @@ def _function(kind, name, arguments, known, given):
   )
 
 
-def _require(what, source, written, again):
+def _require(
+  what: str, source: str, written: Sequence[float], again: np.ndarray | Sequence[float]
+) -> None:
   if not np.allclose(again, written, rtol=1e-6, atol=1e-300):
     raise ValueError(
       f'The {what} do not follow from the {source}: {list(written)} are written, '
@@ -236,7 +244,7 @@ def _require(what, source, written, again):
     )
 
 
-def _line(path, pair, flags):
+def _line(path: str, pair: tuple[str, str] | None, flags: Mapping[str, str]) -> str:
   """A difference, and the flag of the longest beginning of its path that has one."""
   said = 'is another' if pair is None else f'certified for {pair[0]}, here {pair[1]}'
   beginnings = [one for one in flags if path == one or path.startswith((f'{one}.', f'{one}['))]
@@ -244,5 +252,5 @@ def _line(path, pair, flags):
   return f'  {path}: {said}{mend}'
 
 
-def _named(threshold):
+def _named(threshold: float | None) -> str:
   return 'never exiting' if threshold is None else str(threshold)

@@ -66,7 +66,7 @@ class Calibration:
   procedure_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   losses: tuple[tuple[float, ...], ...] | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for field in ('delta', 'epsilon'):
       object.__setattr__(self, field, float(getattr(self, field)))
     _check_levels(self.delta, self.epsilon)
@@ -305,12 +305,12 @@ def arguments_of(function: Callable) -> dict[str, Any]:
   return fingerprints.identity(function).get('bound', {})
 
 
-def _completed(p_values, value, size):
+def _completed(p_values: Sequence[float], value: float, size: int) -> np.ndarray:
   """The p-values known so far, then `value` up to `size` of them."""
   return np.array([*p_values, *[value] * (size - len(p_values))])
 
 
-def _check_levels(delta, epsilon):
+def _check_levels(delta: float, epsilon: float) -> None:
   for name, value in (('delta', delta), ('epsilon', epsilon)):
     if not 0 < value < 1:
       raise ValueError(f'{name} must lie between 0 and 1, not at {value}.')

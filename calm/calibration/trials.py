@@ -6,7 +6,7 @@ every threshold are given.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def random_trials(
     thresholds.append(np.nan if threshold is None else threshold)
     rows.append(never if threshold is None else grid.index(threshold))
 
-  def averages(rows):
+  def averages(rows: np.ndarray) -> dict[str, np.ndarray]:
     # rows[num_trials, 1] and tests[num_trials, number of test examples] pick the entries.
     return {
       name: np.average(values[rows, tests], axis=-1, weights=all_weights[rows, tests])
@@ -158,17 +158,17 @@ def mean_and_std(values: np.ndarray) -> tuple[float, float]:
   return float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else 0.0
 
 
-def _reader(grid, losses):
+def _reader(grid: Sequence[float], losses: np.ndarray) -> Callable[[float], np.ndarray]:
   return lambda threshold: losses[grid.index(threshold)]
 
 
-def _stacked(name, early, full, shape):
+def _stacked(name: str, early: np.ndarray, full: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   """[k + 1, n]: early[k, n], and full[n] as the last row."""
   early = _shaped(name, early, shape)
   return np.concatenate([early, _shaped(f'full {name}', full, shape[1:])[None]])
 
 
-def _shaped(name, values, shape):
+def _shaped(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
   values = np.asarray(values, np.float64)
   if values.shape != shape:
     raise ValueError(f'{name} have shape {values.shape}, not {shape}.')

@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import seqio
+
 from calm import fingerprints, storage
 from calm.calibration import bounds, consistency, testing
 from calm.calibration import certificate as certificates
@@ -25,7 +27,7 @@ CODE = ('calm.calibration', 'calm.evaluation', 'calm.tasks')
 
 def calibrate(
   *,
-  task,
+  task: seqio.Task,
   split: str,
   predictor: Predictor,
   workdir: str,

@@ -1,5 +1,7 @@
 """Serving under a certificate: its threshold, if it was made for this system and task."""
 
+import seqio
+
 from calm import fingerprints
 from calm.calibration import bounds, testing
 from calm.calibration import certificate as certificates
@@ -19,7 +21,7 @@ FLAGS = {
 def at_certificate(
   predictor: Predictor,
   path: str,
-  task=None,
+  task: seqio.Task | None = None,
   *,
   p_value: testing.PValue = bounds.hoeffding_bentkus,
   procedure: testing.Procedure = testing.fixed_sequence,

@@ -19,7 +19,7 @@ FOLDER = 'evaluations'
 
 def evaluate(
   *,
-  task,
+  task: seqio.Task | seqio.Mixture,
   split: str,
   predictor: Predictor,
   workdir: str,
@@ -80,7 +80,9 @@ def evaluate(
   return metrics
 
 
-def _evaluate(task, split, predictor: Predictor, folder: Path, limit) -> Row:
+def _evaluate(
+  task: seqio.Task, split: str, predictor: Predictor, folder: Path, limit: int | None
+) -> Row:
   """The metrics of one task, written beside its predictions and as `folder`.json."""
   read = read_split(task, split, limit=limit)
   results = predict_split(read, predictor, folder)
@@ -95,7 +97,7 @@ def _evaluate(task, split, predictor: Predictor, folder: Path, limit) -> Row:
   return metrics
 
 
-def _seconds_per_example(results: Results):
+def _seconds_per_example(results: Results) -> float | None:
   """Of the examples predicted now; an earlier run's if all were there; else None."""
   if results.num_predicted:
     return results.seconds / results.num_predicted

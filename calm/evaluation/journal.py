@@ -36,10 +36,10 @@ class Standard:
 
   count = 0
 
-  def __enter__(self):
+  def __enter__(self) -> 'Standard':
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     return None
 
   def lacks(self, first: int, heads: Sequence[Record]) -> bool:
@@ -110,7 +110,7 @@ class Journal:
     self._file: BinaryIO
     self._before: BinaryIO
 
-  def __enter__(self):
+  def __enter__(self) -> 'Journal':
     with contextlib.ExitStack() as stack:
       if self.path.exists() and not self.path.is_file():  # A folder, a device, a pipe.
         raise FileExistsError(f"{self.path} is no file: choose another output, or '-'.")
@@ -132,7 +132,7 @@ class Journal:
       self._stack = stack.pop_all()
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: object) -> None:
     self._stack.close()
 
   def lacks(self, first: int, heads: Sequence[Record]) -> bool:
@@ -181,12 +181,12 @@ class Journal:
     if max(self._known, default=-1) < total:
       self._aside.unlink(missing_ok=True)
 
-  def _write(self, lines: Iterator[bytes]):
+  def _write(self, lines: Iterator[bytes]) -> None:
     with _naming(self.path):
       self._file.write(b''.join(lines))
       self._file.flush()
 
-  def _check_settings(self):
+  def _check_settings(self) -> None:
     path, found = settings_path(self.path), read_settings(self.path)
     if not self.path.exists() or (self.path.stat().st_size == 0 and not path.exists()):
       return
@@ -203,7 +203,7 @@ class Journal:
         differences,
       )
 
-  def _recover(self):
+  def _recover(self) -> None:
     """Keeps the whole lines; those behind a damaged one are put aside, to be written again."""
     known = {number: line for number, line in _numbered(self._aside) if number is not None}
     end = size = 0
@@ -226,7 +226,7 @@ class Journal:
         file.truncate(end)
 
 
-def _numbered(path) -> Iterator[tuple[int | None, bytes]]:
+def _numbered(path: Path) -> Iterator[tuple[int | None, bytes]]:
   """Lines with their numbers; None is that of a line that is not whole."""
   if not path.exists():
     return
@@ -239,7 +239,7 @@ def _numbered(path) -> Iterator[tuple[int | None, bytes]]:
 
 
 @contextlib.contextmanager
-def _naming(path):
+def _naming(path: Path) -> Iterator[None]:
   """Says which output it is that cannot be written."""
   try:
     yield

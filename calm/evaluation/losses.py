@@ -57,14 +57,14 @@ def losses_of_results(
     )
   references = split.references()
 
-  def risks(results):
+  def risks(results: Results) -> np.ndarray:
     return consistency.risks(split.postprocessed(results.predictions), references, dissimilarity)
 
   full_risks = risks(full)
   return lambda results: consistency.risk_increase(risks(results), full_risks)
 
 
-def _compares_tokens(dissimilarity):
+def _compares_tokens(dissimilarity: consistency.Dissimilarity) -> bool:
   return inspect.unwrap(dissimilarity) is consistency.token_disagreement  # gin wraps it.
 
 

@@ -146,7 +146,7 @@ def _candidates(folder: Path, settings: Identity) -> Iterator[Path]:
   yield from (folder / f'{digits}-{number}' for number in itertools.count(2))
 
 
-def _mend_settings(path: Path, settings: Identity):
+def _mend_settings(path: Path, settings: Identity) -> None:
   """Writes settings again that are damaged or lost: the folder's name tells what they were."""
   rows = path / ROWS
   if rows.exists() and journal.read_settings(rows) is None:
@@ -154,7 +154,7 @@ def _mend_settings(path: Path, settings: Identity):
     storage.write_record(journal.settings_path(rows), settings)
 
 
-def _say_what_changed(folder: Path, path: Path, settings: Identity):
+def _say_what_changed(folder: Path, path: Path, settings: Identity) -> None:
   """Tells of the nearest of what is kept under the same name, if there is nothing here yet."""
   if (path / ROWS).stat().st_size:
     return

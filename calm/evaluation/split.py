@@ -46,7 +46,7 @@ class Split:
     return examples.score(self.task, self.examples, predictions)
 
 
-def read_split(task, name: str, *, limit: int | None = None) -> Split:
+def read_split(task: seqio.Task, name: str, *, limit: int | None = None) -> Split:
   """The examples of a split, the first `limit` of them if it is given.
 
   Raises:

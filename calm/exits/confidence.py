@@ -42,7 +42,7 @@ def needs(measure: Measure) -> tuple[str, ...]:
   return names
 
 
-def softmax_margin(logits):
+def softmax_margin(logits: jax.Array) -> jax.Array:
   """Gap between the two largest probabilities of logits[..., V].
 
   The softmax response of CALM, section 3.5, https://arxiv.org/abs/2207.07061. Two maxima and a
@@ -58,7 +58,7 @@ def softmax_margin(logits):
   return jnp.where(tied, 0.0, (1 - jnp.exp(second - best)[..., 0]) / total)
 
 
-def shortlist_margin(shortlist_logits):
+def shortlist_margin(shortlist_logits: jax.Array) -> jax.Array:
   """`softmax_margin` within a shortlist: words that the first layer asked found likely.
 
   What the other words would take of the probability is left out, so that it is a little higher
@@ -67,13 +67,13 @@ def shortlist_margin(shortlist_logits):
   return softmax_margin(shortlist_logits)
 
 
-def largest_probability(logits):
+def largest_probability(logits: jax.Array) -> jax.Array:
   """The largest probability of logits[..., V], in [1/V, 1]."""
   logits = logits.astype(jnp.float32)
   return 1 / jnp.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
 
 
-def entropy_confidence(logits):
+def entropy_confidence(logits: jax.Array) -> jax.Array:
   """1 less the entropy of softmax(logits[..., V]) as a share of log V, the largest possible."""
   logits = logits.astype(jnp.float32)
   log_probs = jax.nn.log_softmax(logits, axis=-1)
@@ -82,7 +82,7 @@ def entropy_confidence(logits):
   return jnp.clip(1 + terms.sum(-1) / jnp.log(logits.shape[-1]), 0, 1)
 
 
-def state_saturation(hidden, previous):
+def state_saturation(hidden: jax.Array, previous: jax.Array) -> jax.Array:
   """Cosine between the states after and before a layer, both [..., D], negative ones taken as 0.
 
   CALM's hidden-state saturation, section 3.5. It compares layers, so that layer 1, whose input is
@@ -95,7 +95,7 @@ def state_saturation(hidden, previous):
   return jnp.clip(product / jnp.maximum(lengths, jnp.finfo(jnp.float32).tiny), 0, 1)
 
 
-def classifier(exit_score):
+def classifier(exit_score: jax.Array) -> jax.Array:
   """Probability that this layer predicts what the last one does, from the classifier's logit.
 
   CALM's early exit classifier, section 3.5; `calm.training.exit_classifier` trains it.
@@ -120,7 +120,7 @@ class Gated:
   gate: Measure = state_saturation
   gate_threshold: float = 0.9
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     costly = [name for name in needs(self.gate) if name in ('logits', 'shortlist_logits')]
     if costly:
       raise ValueError(
@@ -129,15 +129,15 @@ class Gated:
       )
 
   @property
-  def __name__(self):
+  def __name__(self) -> str:
     """What it is called in tables and paths."""
     return f'gated_{self.measure.__name__}'
 
-  def gate_open(self, **evidence):
+  def gate_open(self, **evidence: jax.Array) -> jax.Array:
     """Where the measure is to be looked at, bool[...]; `evidence` is what the gate needs."""
     return self.gate(**evidence) >= self.gate_threshold
 
-  def __call__(self, **evidence):
+  def __call__(self, **evidence: jax.Array) -> jax.Array:
     """The measure, from all of `needs`."""
     cheap, dear = ({k: evidence[k] for k in needs(each)} for each in (self.gate, self.measure))
     return jnp.where(self.gate_open(**cheap), self.measure(**dear), 0.0)

@@ -1,7 +1,7 @@
 """A rule at any value of its threshold: what a calibration walks down and certifies."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from calm import fingerprints
@@ -54,7 +54,9 @@ class Family:
     found = _confidents(self.template)
     return found[0] if found else None
 
-  def with_measure(self, measure: confidence.Measure, threshold=None) -> 'Family':
+  def with_measure(
+    self, measure: confidence.Measure, threshold: Callable[[float], Any] | None = None
+  ) -> 'Family':
     """The same family by another measure, and another threshold (a family's) if one is given.
 
     Raises:
@@ -65,9 +67,11 @@ class Family:
         f'{type(self.template).__name__} holds no Confident whose measure could vary.'
       )
 
-    def change(rule):
+    def change(rule: Confident) -> Confident:
       changed = dataclasses.replace(rule, measure=measure)
-      return changed if threshold is None else changed.replace(threshold=threshold(0.5))
+      return (
+        changed if threshold is None else dataclasses.replace(changed, threshold=threshold(0.5))
+      )
 
     return Family(_changed(self.template, change))
 
@@ -77,7 +81,7 @@ def family(rule: ExitRule, default: ExitRule) -> Family:
   return Family(default if isinstance(rule, NeverExit) else rule)
 
 
-def _at(rule: Any, value):
+def _at(rule: Any, value: Any) -> Any:
   if hasattr(rule, 'at'):
     return rule.at(value)
   if not _confidents(rule):
@@ -85,10 +89,12 @@ def _at(rule: Any, value):
       f'{type(rule).__name__} has no threshold to calibrate: give RULE one, as @rules.confident() '
       'has, hold such a rule in a field, or write a method at(value).'
     )
-  return _changed(rule, lambda one: one.replace(threshold=_with_value(one.threshold, value)))
+  return _changed(
+    rule, lambda one: dataclasses.replace(one, threshold=_with_value(one.threshold, value))
+  )
 
 
-def _with_value(threshold: Any, value):
+def _with_value(threshold: Any, value: Any) -> Any:
   if isinstance(threshold, thresholds.PerLayer):
     raise ValueError('PerLayer has a value for each layer and no single one to calibrate.')
   if dataclasses.is_dataclass(threshold) and hasattr(threshold, 'value'):
@@ -98,7 +104,7 @@ def _with_value(threshold: Any, value):
   return thresholds.Constant(value)
 
 
-def _confidents(rule) -> list[Confident]:
+def _confidents(rule: Any) -> list[Confident]:
   """Every `Confident` in a rule, itself and its fields', from the outside in."""
   if isinstance(rule, Confident):
     return [rule]
@@ -109,7 +115,7 @@ def _confidents(rule) -> list[Confident]:
   ]
 
 
-def _changed(rule: Any, change):
+def _changed(rule: Any, change: Callable[[Confident], Confident]) -> Any:
   """The rule with every `Confident` in it changed."""
   if isinstance(rule, Confident):
     return change(rule)

@@ -5,6 +5,7 @@ shown the `Evidence` and says which rows stop and how sure it was. It says befor
 to see, and nothing else is computed for it.
 """
 
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import flax.struct
@@ -49,11 +50,11 @@ class ExitRule(Protocol):
     """
 
 
-def _sure(evidence):
+def _sure(evidence: Evidence) -> jax.Array:
   return jnp.ones_like(evidence.position, jnp.float32)
 
 
-def _all_rows(evidence, value):
+def _all_rows(evidence: Evidence, value: jax.typing.ArrayLike) -> jax.Array:
   return jnp.broadcast_to(jnp.asarray(value, bool), evidence.position.shape)
 
 
@@ -63,11 +64,11 @@ class NeverExit:
 
   needs = ()
 
-  def may_exit(self, evidence):
+  def may_exit(self, evidence: Evidence) -> jax.Array:
     """No row."""
     return _all_rows(evidence, False)
 
-  def __call__(self, evidence):
+  def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """No row stops."""
     return self.may_exit(evidence), _sure(evidence)
 
@@ -79,11 +80,11 @@ class FixedLayer:
   layer: jax.typing.ArrayLike
   needs = ()
 
-  def may_exit(self, evidence):
+  def may_exit(self, evidence: Evidence) -> jax.Array:
     """All rows, from that layer on."""
-    return _all_rows(evidence, evidence.layer >= self.layer)
+    return _all_rows(evidence, evidence.layer >= self.layer)  # type: ignore[operator]
 
-  def __call__(self, evidence):
+  def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """All rows stop from that layer on."""
     return self.may_exit(evidence), _sure(evidence)
 
@@ -105,15 +106,15 @@ class Confident:
   min_exit: jax.typing.ArrayLike = 1
 
   @property
-  def needs(self):
+  def needs(self) -> tuple[str, ...]:
     """What the measure looks at, states aside, which are there anyway."""
     return tuple(
       name for name in confidence.needs(self.measure) if name not in ('hidden', 'previous')
     )
 
-  def may_exit(self, evidence):
+  def may_exit(self, evidence: Evidence) -> jax.Array:
     """From layer `min_exit` on, rows whose gate is open, if there is one."""
-    late_enough = _all_rows(evidence, evidence.layer >= self.min_exit)
+    late_enough = _all_rows(evidence, evidence.layer >= self.min_exit)  # type: ignore[operator]
     if not isinstance(self.measure, confidence.Gated):
       return late_enough
     names = confidence.needs(self.measure.gate)
@@ -121,7 +122,7 @@ class Confident:
       return _all_rows(evidence, False)
     return late_enough & self.measure.gate_open(**_named(names, evidence))
 
-  def __call__(self, evidence):
+  def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """Compares measure and threshold, row by row."""
     names = confidence.needs(self.measure)
     if _nothing_to_compare(names, evidence):
@@ -132,11 +133,11 @@ class Confident:
     return (value >= needed) & self.may_exit(evidence), value
 
 
-def _named(names, evidence):
+def _named(names: Iterable[str], evidence: Evidence) -> dict[str, jax.Array]:
   return {name: getattr(evidence, name) for name in names}
 
 
-def _nothing_to_compare(names, evidence):
+def _nothing_to_compare(names: Iterable[str], evidence: Evidence) -> bool:
   return 'previous' in names and evidence.layer == 1
 
 
@@ -149,16 +150,17 @@ class Oracle:
 
   needs = ('logits', 'full_token')
 
-  def may_exit(self, evidence):
+  def may_exit(self, evidence: Evidence) -> jax.Array:
     """All rows, after every layer."""
     return _all_rows(evidence, True)
 
-  def __call__(self, evidence):
+  def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """Compares the layer's prediction with the last one's."""
-    return evidence.logits.argmax(-1) == evidence.full_token, _sure(evidence)
+    named = _named(self.needs, evidence)
+    return named['logits'].argmax(-1) == named['full_token'], _sure(evidence)
 
 
-def check(rule, num_layers: int, has_classifier: bool) -> None:
+def check(rule: ExitRule, num_layers: int, has_classifier: bool) -> None:
   """Raises ValueError for a rule that a model cannot follow; traced numbers are not looked at.
 
   Args:
@@ -182,7 +184,7 @@ def check(rule, num_layers: int, has_classifier: bool) -> None:
 def confident(
   value: jax.typing.ArrayLike,
   measure: confidence.Measure,
-  threshold=thresholds.Constant,
+  threshold: Callable[[Any], thresholds.Threshold] = thresholds.Constant,
   min_exit: jax.typing.ArrayLike = 1,
 ) -> Confident:
   """The rule at one value of a family of thresholds: what a calibration walks down.

@@ -25,7 +25,7 @@ class Constant:
 
   value: jax.typing.ArrayLike
 
-  def __call__(self, position, layer):
+  def __call__(self, position: jax.typing.ArrayLike, layer: jax.typing.ArrayLike) -> jax.Array:
     """`value` for each of position[...]."""
     del layer
     return jnp.broadcast_to(jnp.asarray(self.value, jnp.float32), jnp.shape(position))
@@ -43,7 +43,7 @@ class Decaying:
   tau: jax.typing.ArrayLike
   max_length: jax.typing.ArrayLike
 
-  def __call__(self, position, layer):
+  def __call__(self, position: jax.typing.ArrayLike, layer: jax.typing.ArrayLike) -> jax.Array:
     """The threshold at each of position[...]."""
     del layer
     share = jnp.asarray(position, jnp.float32) / self.max_length
@@ -57,12 +57,12 @@ class PerLayer:
 
   values: jax.typing.ArrayLike
 
-  def __call__(self, position, layer):
+  def __call__(self, position: jax.typing.ArrayLike, layer: jax.typing.ArrayLike) -> jax.Array:
     """The layer's value for each of position[...]."""
     values = jnp.asarray(self.values, jnp.float32)
     return jnp.broadcast_to(values[jnp.asarray(layer) - 1], jnp.shape(position))
 
 
-def as_threshold(threshold):
+def as_threshold(threshold: Threshold | jax.typing.ArrayLike) -> Threshold:
   """A number as a Constant; any other threshold as it is."""
   return threshold if callable(threshold) else Constant(threshold)
