@@ -27,6 +27,7 @@ class Option:
   macro: str
   help: str
   metavar: str = 'PATH'
+  literal: bool = False  # Whether the value is Gin's, as a number, and no text as it stands.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,8 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
   for option in (WORKDIR, *command.options):
     value = getattr(args, option.macro)
     if value is not None:
-      bindings = [*bindings, f'{option.macro} = {value!r}']
+      written = configuration.as_gin_value(value) if option.literal else repr(value)
+      bindings = [*bindings, f'{option.macro} = {written}']
   configuration.parse(
     _gin_files(program, command, args),
     bindings,

@@ -78,6 +78,47 @@ class Sampling:
     return logits
 
 
+def choice(
+  temperature: float | None = None,
+  top_k: int | None = None,
+  top_p: float | None = None,
+  num_samples: int = 1,
+) -> ChoiceRule:
+  """The way of choosing that numbers say, as a command line gives them.
+
+  `Greedy` at temperature 0, and where nothing is said; else `Sampling`, at temperature 1 if another
+  of the numbers is said and it is not.
+
+  Raises:
+    ValueError: a number is none, or out of range, or has no effect at temperature 0; names it.
+  """
+  _check_number('TEMPERATURE', temperature, 'a number, 0 or more')
+  _check_number('TOP_K', top_k, 'a whole number, 1 or more', whole=True)
+  _check_number('TOP_P', top_p, 'a number above 0, 1 at most')
+  _check_number('NUM_SAMPLES', num_samples, 'a whole number, 1 or more', whole=True)
+  others = {
+    'TOP_K': top_k,
+    'TOP_P': top_p,
+    'NUM_SAMPLES': None if num_samples == 1 else num_samples,
+  }
+  told = [name for name, value in others.items() if value is not None]
+  if temperature is None:
+    temperature = 1.0 if told else 0.0
+  if temperature == 0 and told:
+    raise ValueError(
+      f'TEMPERATURE is 0, which takes the likeliest token: {", ".join(told)} would have no effect.'
+    )
+  rule = Sampling(temperature, top_k, top_p, num_samples) if temperature else Greedy()
+  check(rule)
+  return rule
+
+
+def _check_number(name, value, needed, whole=False):
+  kinds = int if whole else int | float
+  if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+    raise ValueError(f'{name} is {value!r}, and must be {needed}.')
+
+
 def check(rule):
   """Raises ValueError for settings outside their range; traced ones are not looked at."""
 

@@ -49,6 +49,7 @@ class TextPredictor:
   per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
 
   unit = 'token'
+  takes_prefix = True
   flags = {  # noqa: RUF012, never written
     'rule': '--gin.RULE',
     'rule.measure': '--gin.MEASURE',
@@ -66,6 +67,10 @@ class TextPredictor:
     'seed': '--gin.SEED',
     'fill': '--gin.generator.Generator.fill',
     'sampling': '--gin.generator.Generator.sampling',
+    'sampling.temperature': '--gin.TEMPERATURE',
+    'sampling.top_k': '--gin.TOP_K',
+    'sampling.top_p': '--gin.TOP_P',
+    'sampling.num_samples': '--gin.NUM_SAMPLES',
   }
 
   def __post_init__(self):
@@ -137,6 +142,7 @@ class TextPredictor:
     losses = fidelity.Losses()
     for example in examples:
       self.tokenize(example, losses)
+      self._prefix(example, losses)
       if example.target:
         (target,) = tokenization.encode(self.vocabulary, [example.target])
         losses.look(self.vocabulary, 'targets', [example.target], [target], [example.where])
@@ -151,10 +157,7 @@ class TextPredictor:
     if not example.texts:
       return np.zeros(0, np.int32)
     (text,) = example.texts.values()
-    try:
-      text.encode('utf-8')
-    except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
-      raise ValueError(f'{example.where}: {HALF_A_PAIR}') from None
+    _check_utf8(text, example)
     (tokens,) = tokenization.encode(self.vocabulary, [text])
     end = [self.vocabulary.eos_id] if self.add_eos else []
     ended = np.array([*tokens, *end], np.int32)
@@ -167,15 +170,32 @@ class TextPredictor:
       ended, length, cut, example.where, 'inputs', ends_in_eos=self.add_eos
     )
 
+  def _prefix(self, example, losses=None) -> np.ndarray:
+    """Tokens int32[n] that the prediction is to begin with, without an end."""
+    _check_utf8(example.prefix, example)
+    (tokens,) = tokenization.encode(self.vocabulary, [example.prefix])
+    if losses is not None and example.prefix:
+      losses.look(self.vocabulary, 'prefixes', [example.prefix], [tokens], [example.where])
+    return np.array(tokens, np.int32)
+
   def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """The rows of at most batch_size examples, in their order."""
     inputs = [self.tokenize(example) for example in examples]
     length = padded_length(max(map(len, inputs)), self.inputs_length)
     tokens = tokenization.pad_rows(inputs, length, self.batch_size)
+    prefixes = [self._prefix(example) for example in examples]
+    longest = max(map(len, prefixes))
+    prompts = None
+    if longest:
+      prompts = tokenization.pad_rows(prefixes, 1 << (longest - 1).bit_length(), self.batch_size)
+    keys = self._keys(examples)
     notices.once('decoding', 'Decoding; each new shape of a batch is compiled first.')
-    decoded = jax.device_get(self.generator(self.params, tokens, key=self._keys(examples)))
+    decoded = jax.device_get(self.generator(self.params, tokens, prompts=prompts, key=keys))
     samples = decoded.tokens.shape[0] // self.batch_size
-    rows = [self._row(decoded, row) for row in range(len(examples) * samples)]
+    rows = [
+      self._row(decoded, row, len(prefixes[row // samples]))
+      for row in range(len(examples) * samples)
+    ]
     rows = [best_sample(rows[at : at + samples]) for at in range(0, len(rows), samples)]
     if self.per_token:
       rows = [{**row, 'input_tokens': len(own)} for row, own in zip(rows, inputs, strict=True)]
@@ -212,18 +232,20 @@ class TextPredictor:
     indices[: len(examples)] = [example.index for example in examples]
     return generators.row_keys(jax.random.key(self.seed), jnp.asarray(indices))
 
-  def _row(self, decoded, row):
-    exit_layer = decoded.exit_layer[row]
-    num_logits = decoded.num_logits[row]
+  def _row(self, decoded, row, given):
+    """What is said of a row whose first `given` tokens are not its own."""
+    exit_layer = decoded.exit_layer[row, given:]
+    num_logits = decoded.num_logits[row, given:]
     num_tokens = int((exit_layer > 0).sum())
+    end = given + num_tokens
     result = {
-      'prediction': self.vocabulary.decode(decoded.tokens[row, :num_tokens].tolist()),
+      'prediction': self.vocabulary.decode(decoded.tokens[row, :end].tolist()),
       'units': num_tokens,
       'costs': {'layers': int(exit_layer.sum()), 'logits': int(num_logits.sum())},
       'log_prob': _number(decoded.log_prob[row]),
     }
     if self.per_token:
-      result['tokens'] = decoded.tokens[row, :num_tokens].tolist()
+      result['tokens'] = decoded.tokens[row, given:end].tolist()
       result['exit_layers'] = exit_layer[:num_tokens].tolist()
       result['num_logits'] = num_logits[:num_tokens].tolist()
     if self.generator.draws:
@@ -243,6 +265,13 @@ class _Identical:
   def __eq__(self, other):
     mine, its = jax.tree.leaves(self.params), jax.tree.leaves(other.params)
     return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
+
+
+def _check_utf8(text, example):
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
+    raise ValueError(f'{example.where}: {HALF_A_PAIR}') from None
 
 
 @functools.lru_cache(maxsize=1)

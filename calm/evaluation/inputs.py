@@ -32,13 +32,14 @@ class Reader:
   path: str
   template: str = '{inputs}'
   input_format: str | None = None  # one of FORMATS, or by the path's ending
+  prefix: str | None = None  # a template, too: what the answer is to begin with
 
   def __post_init__(self):
     if self.input_format not in (None, *FORMATS):
       raise ValueError(f'input_format is {self.input_format!r}, not one of {FORMATS} or None.')
-    fields = self._template.paths
-    if not fields:
+    if not self._template.paths:
       raise ValueError(f'Template {self.template!r} has no field, as in {{inputs}}.')
+    fields = self._template.paths | self._prefix.paths
     if not self._has_records and (len(fields) > 1 or any(len(path) > 1 for path in fields)):
       raise ValueError(
         f'Template {self.template!r} needs records, but {self.path} is read as plain lines, which'
@@ -60,13 +61,24 @@ class Reader:
     """
     _check_path(self.path)
     read = self._records if self._has_records else self._lines
-    for index, (where, text, head) in enumerate(read()):
+    for index, (where, text, record) in enumerate(read()):
       texts = {} if text is None else {'inputs': text}
-      yield {'index': index, **head}, Example(index, where, texts, '', head)
+      prefix = '' if text is None else _filled(self._prefix, record, where)
+      (line,) = record.values() if self._form == 'lines' else ('',)
+      head = {'inputs': line if text is None else text}
+      if self._form != 'lines':
+        head |= record
+      if prefix:
+        head = {'prefix': prefix, **head}
+      yield {'index': index, **head}, Example(index, where, texts, '', head, prefix)
 
   @functools.cached_property
   def _template(self):
     return Template(self.template)
+
+  @functools.cached_property
+  def _prefix(self):
+    return Template(self.prefix or '')
 
   @property
   def _form(self):
@@ -80,16 +92,19 @@ class Reader:
     ((field,),) = self._template.paths
     for where, line in lines.read_lines(self.path):
       text = self._template.fill({field: line}, {}) if line.strip() else None
-      yield where, text, {'inputs': line if text is None else text}
+      yield where, text, {field: line}
 
   def _records(self):
     found = lines.records(lines.read_lines(self.path), self._form, '{"inputs": "..."}')
     for where, record in found:
-      try:
-        text = self._template.fill(record, {})
-      except ValueError as error:
-        raise ValueError(f'{where}: {error}') from None
-      yield where, text, {'inputs': text, **record}
+      yield where, _filled(self._template, record, where), record
+
+
+def _filled(template, record, where):
+  try:
+    return template.fill(record, {})
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from None
 
 
 def _is_pipe(path):

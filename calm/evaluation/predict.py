@@ -29,6 +29,7 @@ def predict(
   split: str | None = None,
   inputs_template: str = '{inputs}',
   input_format: str | None = None,
+  prefix_template: str | None = None,
   overwrite: bool = False,
   certificate: str | None = None,
   p_value: testing.PValue = bounds.hoeffding_bentkus,
@@ -53,7 +54,8 @@ def predict(
     split: its split.
     inputs_template: what is read, as in 'translate English to French: {en}'. A plain line fills its
       only field.
-    input_format: 'lines' or 'jsonl', whatever the path ends in.
+    input_format: 'lines', 'jsonl', 'tsv' or 'csv', whatever the path ends in.
+    prefix_template: what each prediction begins with, as 'Le ' or '{begin}'; the rest is predicted.
     overwrite: start anew, even if there is an output.
     certificate: path of what a calibration wrote; its threshold is used.
     p_value: the bound of the certificate, if it is one of the user's.
@@ -70,9 +72,14 @@ def predict(
     predictor = certified.at_certificate(
       predictor, certificate, task, p_value=p_value, procedure=procedure
     )
+  if prefix_template and not (input_path and getattr(predictor, 'takes_prefix', False)):
+    what = f'{predictor.name} continues no text' if input_path else 'it is for a file of inputs'
+    raise ValueError(f'DECODE_PREFIX (--prefix) has no effect here: {what}.')
   if input_path:
     settings: Row = {'inputs_template': inputs_template, 'input_format': input_format}
-    reader = Reader(input_path, inputs_template, input_format)
+    if prefix_template:
+      settings['prefix_template'] = prefix_template
+    reader = Reader(input_path, inputs_template, input_format, prefix_template)
     pairs: Pairs = reader
     total = _check_all(reader, predictor) if reader.rereadable else None
     if total is None:

@@ -27,6 +27,7 @@ class Example:
   texts: Mapping[str, str]
   target: str  # '' where there is none, as in a split without labels
   raw: Mapping[str, Any]  # all that the task's preprocessors leave, for its postprocessing
+  prefix: str = ''  # what an answer in text is to begin with
 
 
 def evaluation_examples(task: seqio.Task, split: str, *, limit: int | None = None) -> list[Example]:

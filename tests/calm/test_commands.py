@@ -25,7 +25,7 @@ def begin(answer, workdir, accepted=None):
 
 
 def look(answer):
-  print('saw', answer)
+  print('saw', answer, type(answer).__name__)
 """
 CONFIGS = {
   'configs/quickstart.gin': '# For all programs.\n',
@@ -51,6 +51,12 @@ OTHER = commands.Program(
       'work_of_other:look',
       'look at it',
       options=(Option('--answer', 'ANSWER', 'to be given', 'TEXT'),),
+    ),
+    Command(
+      'count',
+      'work_of_other:look',
+      'count it',
+      options=(Option('--number', 'ANSWER', 'to be given', 'N', literal=True),),
     ),
   ),
 )
@@ -110,8 +116,16 @@ def test_help_says_which_commands_there_are_and_what_they_read(capsys):
 def test_a_command_reads_what_the_run_was_begun_with(capsys):
   assert begin('--gin.ANSWER=7') == 0
   assert call('look', '--workdir=run') == 0
-  assert call('look', '--workdir=run', '--answer=eight') == 0
-  assert capsys.readouterr().out == 'answer 7\nsaw 7\nsaw eight\n'
+  assert call('look', '--workdir=run', '--answer=8') == 0
+  assert capsys.readouterr().out == 'answer 7\nsaw 7 int\nsaw 8 str\n'
+
+
+@pytest.mark.parametrize(('value', 'said'), [('0.5', '0.5 float'), ('x', 'x str')])
+def test_a_flag_for_a_number_gives_a_number(value, said, capsys):
+  assert begin() == 0
+  capsys.readouterr()
+  assert call('count', '--workdir=run', f'--number={value}') == 0
+  assert capsys.readouterr().out == f'saw {said}\n'
 
 
 @pytest.mark.parametrize(('answer', 'code'), [('refuse', 1), ('nothing to do', 0)])
@@ -128,7 +142,7 @@ def test_a_run_that_is_not_accepted_keeps_the_configuration_it_had(folder, answe
 def test_a_run_that_is_accepted_keeps_its_configuration_however_it_ends(folder, capsys):
   assert begin('--gin.ANSWER=stop') == 130
   assert call('look', '--workdir=run') == 0
-  assert capsys.readouterr().out == 'answer stop\nsaw stop\n'
+  assert capsys.readouterr().out == 'answer stop\nsaw stop str\n'
 
 
 def test_an_error_is_one_line_and_its_exit_code_is_1(capsys):

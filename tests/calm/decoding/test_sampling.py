@@ -228,3 +228,37 @@ def test_settings_out_of_range_are_named(rule, message):
 )
 def test_settings_within_range_pass(rule):
   sampling.check(rule)
+
+
+@pytest.mark.parametrize(
+  ('numbers', 'expected'),
+  [
+    ({}, sampling.Greedy()),
+    ({'temperature': 0}, sampling.Greedy()),
+    ({'temperature': 0.7}, sampling.Sampling(0.7)),
+    ({'top_k': 5}, sampling.Sampling(1.0, top_k=5)),
+    ({'top_p': 0.9, 'temperature': 2}, sampling.Sampling(2, top_p=0.9)),
+    ({'num_samples': 3}, sampling.Sampling(1.0, num_samples=3)),
+  ],
+)
+def test_numbers_say_how_to_choose(numbers, expected):
+  assert sampling.choice(**numbers) == expected
+
+
+@pytest.mark.parametrize(
+  ('numbers', 'complaint'),
+  [
+    ({'temperature': 'abc'}, "TEMPERATURE is 'abc', and must be a number, 0 or more"),
+    ({'temperature': -1}, 'temperature must be 0 or more, not -1'),
+    ({'temperature': float('nan')}, 'temperature must be 0 or more, not nan'),
+    ({'top_k': 2.5}, r'TOP_K is 2\.5, and must be a whole number'),
+    ({'top_k': True}, 'TOP_K is True'),
+    ({'top_k': 0}, 'top_k must be at least 1'),
+    ({'top_p': 1.5}, r'top_p must be in \(0, 1\], not 1\.5'),
+    ({'num_samples': 0}, 'num_samples must be at least 1'),
+    ({'temperature': 0, 'top_k': 5, 'num_samples': 2}, 'TOP_K, NUM_SAMPLES would have no effect'),
+  ],
+)
+def test_numbers_that_say_nothing_sensible_are_named(numbers, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    sampling.choice(**numbers)

@@ -184,6 +184,29 @@ def test_an_input_that_is_too_long_is_named_or_cut(predictor):
   assert predict(cutting, long) == predict(cutting, same)
 
 
+def test_a_prediction_begins_with_what_is_given(predictor, byte_model, vocabulary):
+  begun = [dataclasses.replace(EXAMPLES[0], prefix='ab'), EXAMPLES[1]]
+  rows = predict(predictor, begun)
+  tokens = np.zeros((BATCH_SIZE, INPUTS_LENGTH), np.int32)
+  prompts = np.zeros((BATCH_SIZE, 2), np.int32)
+  for row, example in enumerate(begun):
+    encoded = [*vocabulary.encode(example.texts['inputs']), 1]
+    tokens[row, : len(encoded)] = encoded
+  prompts[0] = vocabulary.encode('ab')
+  decoded = jax.device_get(predictor.generator(byte_model[1], tokens, prompts=prompts))
+  for row, given in zip((0, 1), (2, 0), strict=True):
+    found, count = rows[row], rows[row]['units']
+    assert 0 < count <= STEPS
+    assert found['tokens'] == decoded.tokens[row, given : given + count].tolist()
+    assert found['exit_layers'] == [3] * count
+    assert found['costs']['layers'] == 3 * count
+    everything = decoded.tokens[row, : given + count].tolist()
+    assert found['prediction'] == vocabulary.decode(everything)
+  assert rows[0]['prediction'].startswith('ab')
+  # Who has none is answered as ever.
+  assert rows[1]['tokens'] == predict(predictor, [EXAMPLES[1]])[0]['tokens']
+
+
 def test_inputs_that_are_cut_or_unknown_are_counted(predictor, tmp_path, capsys):
   cutting = dataclasses.replace(predictor, truncate=True)
   long = dataclasses.replace(EXAMPLES[1], texts={'inputs': 'abcdefgh' * 4})

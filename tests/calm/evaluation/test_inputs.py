@@ -81,6 +81,19 @@ def test_lines_end_where_files_end_them(file, content, expected):
     assert [head['inputs'] for head in heads(path)] == expected
 
 
+def test_what_an_answer_begins_with_is_a_text_or_a_template(file):
+  found = read(file('a.txt', 'one\n\ntwo\n'), template='say {x}', prefix='the {x}')
+  assert [example.prefix for _, example in found] == ['the one', '', 'the two']
+  assert found[0][0] == {'index': 0, 'prefix': 'the one', 'inputs': 'say one'}
+  assert found[1][0] == {'index': 1, 'inputs': ''}
+  found = read(file('a.jsonl', '{"inputs": "x", "begin": "Le"}\n'), prefix='{begin} ')
+  assert found[0][1].prefix == 'Le '
+  with pytest.raises(ValueError, match='needs records'):
+    read(file('a.txt', 'one\n'), prefix='{other}')
+  with pytest.raises(ValueError, match=r"a\.jsonl:1: no field 'other'"):
+    read(file('a.jsonl', '{"inputs": "x"}\n'), prefix='{other}')
+
+
 def test_records_fill_the_template_and_keep_their_fields(file):
   path = file('a.jsonl', '{"en": "one", "id": 7}\n\n{"en": "two", "id": [null]}\n')
   assert heads(path, template='say: {en}') == [

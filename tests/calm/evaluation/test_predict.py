@@ -108,6 +108,22 @@ def test_another_input_is_refused(decode, source):
     decode()
 
 
+def test_a_prefix_needs_who_continues_it_and_a_file(decode, predictor, make_task):
+  with pytest.raises(ValueError, match=r'DECODE_PREFIX .* no effect here: score continues no text'):
+    decode(prefix_template='the ')
+
+  class Continuing(type(predictor)):
+    takes_prefix = True
+
+  task = make_task(['sept'], ['seven'])
+  with pytest.raises(ValueError, match='no effect here: it is for a file of inputs'):
+    decode(predictor=Continuing(), prefix_template='a', input_path=None, task=task, split='test')
+  output = records(decode(predictor=Continuing(), prefix_template='the '))
+  assert [record.get('prefix') for record in output[3:6]] == ['the ', None, 'the ']
+  with pytest.raises(FileExistsError, match='prefix_template'):
+    decode(predictor=Continuing(), prefix_template='a ')
+
+
 def test_an_input_that_grew_is_continued(decode, source):
   before = decode().read_bytes()
   source.write_text('\n'.join([*LINES, 'more']), encoding='utf-8')
