@@ -6,6 +6,7 @@ lost or added is found; lines of JSON Lines likewise, each on its own.
 
 import collections
 import contextlib
+import dataclasses
 import fcntl
 import gzip
 import hashlib
@@ -84,7 +85,7 @@ def parse_json(text: str) -> Any:
     ValueError: it is none; says in words what is wrong, and at which line and column of the text.
   """
   try:
-    return json.loads(
+    value = json.loads(
       text,
       object_pairs_hook=_object,
       parse_constant=_not_a_number,
@@ -99,6 +100,8 @@ def parse_json(text: str) -> Any:
     raise ValueError(f'{what} at {line}column {error.colno}{before}') from None
   except RecursionError:
     raise ValueError('it is nested too deeply') from None
+  _require_numbers(value)
+  return value
 
 
 _JSON_ERRORS = {
@@ -120,23 +123,40 @@ def _object(pairs):
   if len(found) < len(pairs):
     ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
     raise ValueError(f'the key {shown(twice)} appears twice in an object')
+  for key, value in pairs:
+    _require_numbers(value, f', under the key {shown(key)}')
   return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _NoNumber:
+  """Stands for a number that cannot be read until the key is known under which it stands."""
+
+  why: str
+
+
+def _require_numbers(value, under=''):
+  if isinstance(value, _NoNumber):
+    raise ValueError(value.why + under)
+  if isinstance(value, list):
+    for one in value:
+      _require_numbers(one, under)
+
+
 def _not_a_number(word):
-  raise ValueError(f'{word} is no number of JSON')
+  return _NoNumber(f'{word} is no number of JSON')
 
 
 def _in_range(digits):
   value = float(digits)
   if value in (float('inf'), float('-inf')):
-    raise ValueError(f'the number {shortened(digits, 60)} is out of range')
+    return _NoNumber(f'the number {shortened(digits, 60)} is out of range')
   return value
 
 
 def _whole(digits):
   if len(digits) > _MOST_DIGITS:
-    raise ValueError(f'a number of {len(digits)} digits is out of range')
+    return _NoNumber(f'a number of {len(digits)} digits is out of range')
   return int(digits)
 
 

@@ -74,7 +74,7 @@ class Directory:
     huggingface_t5_config.require_sizes(settings, self.config, tensors)
     tied = huggingface_t5_config.tied(settings)
     if self.config.logits_via_embedding:
-      tensors.merge(_EMBEDDING, (_HEAD,))
+      tensors.merge(_EMBEDDING, (_HEAD,), f'{CONFIG} says (tie_word_embeddings) they are one')
     elif tied and _HEAD not in self.shapes and _EMBEDDING in self.shapes:
       # Tied, but without the factor of T5 1.0: the embedding serves as an ordinary head.
       tensors.copy(_HEAD, _EMBEDDING)

@@ -87,8 +87,10 @@ class Tensors:
     """Makes `name` stand for the tensor `other`, too."""
     self._stored[name], self.shapes[name] = self._stored[other], self.shapes[other]
 
-  def merge(self, name, copies):
+  def merge(self, name, copies, why=f'{CONFIG} says they are one'):
     """Makes one tensor of `name` and its copies, which must be equal; any may be absent.
+
+    `why` they must is the end of the message about two that are not.
 
     Raises:
       ValueError: two differ.
@@ -100,7 +102,7 @@ class Tensors:
         self.copy(name, copy)
       elif not np.array_equal(self.read(name), self.read(copy)):
         path, _ = self._stored[copy]
-        raise ValueError(f'{path}: {copy} and {name} differ, though {CONFIG} says they are one.')
+        raise ValueError(f'{path}: {copy} and {name} differ, though {why}.')
       del self._stored[copy], self.shapes[copy]
 
   def _add(self, path, unused):

@@ -133,3 +133,15 @@ def test_a_warning_is_short_and_may_be_given_once(capsys):
   for _ in range(2):
     storage.warn('told once', once=True)
   assert capsys.readouterr().err == 'told once\n'
+
+
+@pytest.mark.parametrize('number', ['NaN', '-Infinity', '1e999', '1' + '0' * 5000])
+def test_what_is_no_number_is_named_with_its_key(number):
+  for text in (f'{{"b": {{"key": {number}}}}}', f'{{"a": 1, "key": [1, [{number}]]}}'):
+    with pytest.raises(
+      ValueError, match=r"(is no number of JSON|out of range), under the key 'key'"
+    ):
+      storage.parse_json(text)
+  for text in (number, f'[1, {number}]'):
+    with pytest.raises(ValueError, match=r'(is no number of JSON|out of range)$'):
+      storage.parse_json(text)

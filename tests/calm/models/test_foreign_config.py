@@ -30,13 +30,13 @@ def test_what_fits_is_read_and_what_is_absent_or_null_is_the_default(tmp_path):
 )
 def test_a_size_is_a_whole_number_in_range(tmp_path, value):
   with pytest.raises(ValueError, match=r'config\.json: d_model is .*whole number from 1 to'):
-    settings(tmp_path, d_model=value).size('d_model', 512)
+    Settings({'d_model': value}, tmp_path / 'config.json').size('d_model', 512)
 
 
 @pytest.mark.parametrize('value', ['1e-6', -1, 2, True, float('nan'), float('inf'), 10**400, []])
 def test_a_number_is_finite_and_in_range(tmp_path, value):
   with pytest.raises(ValueError, match=r'config\.json: eps is .*number from 0 to 1'):
-    settings(tmp_path, eps=value).number('eps', 1e-6, 0, 1)
+    Settings({'eps': value}, tmp_path / 'config.json').number('eps', 1e-6, 0, 1)
 
 
 @pytest.mark.parametrize('value', [1, 0, 'true', []])
