@@ -1,5 +1,6 @@
 """Runs that begin with another's weights: exits are added, then a classifier, by configs alone."""
 
+import dataclasses
 import json
 import linecache
 import math
@@ -138,7 +139,7 @@ def test_a_stage_that_goes_on_does_not_read_what_it_began_with(runs, tmp_path, c
 
 
 def test_weights_are_given_as_arrays_by_parentheses(runs, tmp_path):
-  arrays = '--gin.INITIAL_PARAMS=@base/checkpoints.restore_params()'
+  arrays = '--gin.INITIAL_PARAMS=@base/checkpoints.initial_params()'
   assert next_stage(runs / 'plain', tmp_path / 'next', 'from_workdir', arrays) == 0
   before, after = flat_params(runs / 'plain'), flat_params(tmp_path / 'next')
   for name, value in before.items():
@@ -153,6 +154,29 @@ def test_an_export_of_the_second_stage_is_that_of_the_first(runs, tmp_path, caps
   assert 'written without the exit classifier' in capsys.readouterr().err
   for file in ('model.safetensors', 'config.json', 'spiece.model'):
     assert (tmp_path / 'exits' / file).read_bytes() == (tmp_path / 'classifier' / file).read_bytes()
+
+
+def test_a_checkpoint_of_transformers_gets_exits_with_its_own_sizes_and_vocabulary(runs, tmp_path):
+  exported, workdir = tmp_path / 'exported', tmp_path / 'run'
+  assert main.main(['export', f'--workdir={runs / "plain"}', f'--output={exported}']) == 0
+  other_sizes = ('t5.T5Config.emb_dim=9', 't5.T5Config.num_decoder_layers=5', 'VOCAB_SIZE=23')
+  arguments = [*TINY, *(f'--gin.{binding}' for binding in other_sizes)]
+  arguments += ['--gin_file=gin/runs/add_exits.gin', f'--gin.BASE_WORKDIR={exported}']
+  assert main.main(['train', *arguments, f'--workdir={workdir}']) == 0
+  shutil.rmtree(exported)
+  vocabulary = (runs / 'plain' / 'vocabulary.model').read_bytes()
+  assert (workdir / 'vocabulary.model').read_bytes() == vocabulary
+  before, after = flat_params(runs / 'plain'), flat_params(workdir)
+  for name, value in before.items():
+    np.testing.assert_allclose(after[name], value, atol=0.05)
+
+  configuration.parse([f'{workdir}/config.gin'], [f'WORKDIR = {str(workdir)!r}'], [], {})
+  config = gin.get_configurable(t5.T5)().config
+  assert (config.emb_dim, config.num_decoder_layers, config.vocab_size) == (16, 3, 64)
+  base = [f'BASE_WORKDIR = {str(workdir)!r}', f'WORKDIR = {str(tmp_path / "next")!r}']
+  configuration.parse([f'{workdir}/config.gin', 'gin/runs/exit_classifier.gin'], base, [], {})
+  config_of_next = gin.get_configurable(t5.T5)().config
+  assert config_of_next == dataclasses.replace(config, exit_classifier=True)
 
 
 def test_the_second_stage_takes_a_published_size_and_a_checkpoint_from_elsewhere(tmp_path):

@@ -1,6 +1,8 @@
 """Weights in and out: T5X checkpoints, and directories of Hugging Face transformers."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from calm import model_folders, storage
 from calm.models import (
@@ -15,6 +17,8 @@ from calm.models.bert import BertConfig
 from calm.models.deberta import DebertaConfig
 from calm.models.t5 import T5Config
 
+SIZES = 'sizes.json'
+
 # What reads a directory of transformers, by the model_type in its config.json.
 READERS = {
   'bert': huggingface_bert.Directory,
@@ -25,7 +29,7 @@ READERS = {
 # Others that may be taken for one of these, and why they are none.
 NO_READERS = {'deberta-v2': huggingface_deberta.LATER_VERSIONS}
 # What writes one, by the class of the network's config.
-WRITERS = {
+WRITERS: dict[type, Any] = {
   BertConfig: huggingface_bert.save,
   DebertaConfig: huggingface_deberta.save,
   T5Config: huggingface_t5.save,
@@ -42,8 +46,8 @@ def save_huggingface(directory, config, params, *, dtype='float32', vocabulary_p
     dtype: of the written weights, 'float32' or 'bfloat16'.
     vocabulary_path: what is copied beside the weights: T5's SentencePiece model, or a directory
       with an encoder's tokenizer.
-    others: what else that kind's own `save` takes, as a T5's `max_decode_steps`, or
-      an encoder's `labels`.
+    others: what else that kind's own `save` takes, as a T5's `max_decode_steps`, or an encoder's
+      `labels`.
 
   Raises:
     FileExistsError: `directory` holds other files; nothing is changed.
@@ -111,6 +115,53 @@ def initial_params(directory, model, *, cut_decoder=False, fresh=None, seed=0):
   return _read(directory, _source(Path(directory)), model, cut_decoder, begun)
 
 
+def config_in_workdir(workdir, directory, config):
+  """The config of a run that begins with the weights in `directory`.
+
+  Sizes, and all else that weights depend on, are those of a checkpoint that lies there, whatever
+  `config` says. The run keeps them in `workdir`, in sizes.json, and needs the checkpoint no more.
+  So does a run that begins with that run's weights. Another run has no such file: then its config
+  is `config`.
+
+  Args:
+    workdir: the run's; need not be there.
+    directory: the workdir of another run, or a checkpoint as `load` takes it.
+    config: the config (as T5Config) that says the rest: the type of activations, dropout, whether
+      there is an exit classifier.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+    storage.DamagedError: sizes.json was changed.
+  """
+  for kept in (Path(workdir, SIZES), Path(directory, SIZES)):
+    if kept.is_file():
+      sizes = storage.read_record(kept)
+      break
+  else:
+    if not _is_checkpoint(Path(directory)):
+      return config
+    found = _source(Path(directory)).config
+    if not isinstance(config, type(found)):
+      raise ValueError(
+        f'{directory} is for a {type(found).__name__}, not a {type(config).__name__}.'
+      )
+    sizes = {name: getattr(found, name) for name in _sizes(found)}
+  if not Path(workdir, SIZES).is_file():
+    storage.write_record(Path(workdir, SIZES), sizes)
+  return dataclasses.replace(config, **sizes)
+
+
+def vocab_size(config):
+  """The rows of the embedding, for those who check tokens."""
+  return config.vocab_size
+
+
+def _sizes(config):
+  """Names of the fields that weights depend on."""
+  names = (field.name for field in dataclasses.fields(config) if field.metadata.get('identity', 1))
+  return [name for name in names if name not in ('dtype', 'exit_classifier')]
+
+
 def _read(directory, source, model, cut_decoder, begun=()):
   """The parameters of `model`: those of the flat dict `begun`, and all others from `source`."""
   others = {source.name(flat) for flat in begun}
@@ -153,10 +204,17 @@ def _source(directory):
   raise FileNotFoundError(f'{directory} holds no checkpoint: {_mend(directory)}')
 
 
+def _is_checkpoint(directory):
+  return safetensors_directory.holds_weights(directory) or (directory / t5x_format.TREE).is_file()
+
+
 def _mend(directory):
   steps = sorted(path.name for path in directory.glob('checkpoint_*') if path.is_dir())
   if steps:
     return f'name one of the folders in it ({", ".join(steps)}).'
+  shards = sorted(path.name for path in directory.glob('*.safetensors'))
+  if shards:
+    return f'{safetensors_directory.INDEX} is missing, which lists {", ".join(shards[:5])}.'
   if any(directory.glob('*.bin')):
     return 'its weights are pickled; save them with transformers as safetensors.'
   files = f'{safetensors_directory.CONFIG} and {safetensors_directory.WEIGHTS}'

@@ -70,7 +70,7 @@ def in_workdir(workdir: str, base_workdir: str | None = None) -> str:
   """Where a run keeps a vocabulary of its own: `vocabulary.model` in its workdir.
 
   A run that begins with another's weights takes a copy of the vocabulary in `base_workdir`, once,
-  and needs that folder no more.
+  and needs that folder no more. In a checkpoint of Hugging Face transformers it is `spiece.model`.
 
   Raises:
     MissingVocabularyError: neither folder has one.
@@ -78,6 +78,8 @@ def in_workdir(workdir: str, base_workdir: str | None = None) -> str:
   path = os.path.join(workdir, 'vocabulary.model')
   if base_workdir and not tf.io.gfile.exists(path):
     base = in_workdir(base_workdir)
+    if not tf.io.gfile.exists(base) and tf.io.gfile.exists(f'{base_workdir}/spiece.model'):
+      base = f'{base_workdir}/spiece.model'
     if not tf.io.gfile.exists(base):
       raise MissingVocabularyError(
         f'No vocabulary {base}: name a run that has one (BASE_WORKDIR), or set VOCABULARY_PATH.'

@@ -208,6 +208,12 @@ def test_a_classifier_that_is_there_is_read(tmp_path, varied_params, equal_trees
   equal_trees(loaded, params)
 
 
+def test_shards_without_their_index(huggingface_copy):
+  (huggingface_copy / 'model.safetensors').rename(huggingface_copy / 'model-00001.safetensors')
+  with pytest.raises(FileNotFoundError, match=r'index\.json is missing.* model-00001\.safetensors'):
+    pretrained.load(huggingface_copy)
+
+
 def test_directories_without_a_checkpoint(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
     pretrained.load(tmp_path / 'nowhere')
