@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from calm.decoding import cache as caches
 from calm.decoding.sampling import argmax
-from calm.decoding.step import StepResult
+from calm.decoding.step import LayerStack, Start, StepFn, StepResult
 from calm.exits.rules import Evidence, ExitRule
+from calm.models.layers import KeysValues
 
 # What fills the keys and values of the layers that a token skipped (CALM, sections 3.2, 3.3.1):
 FILLS = (
@@ -23,25 +24,35 @@ FILLS = (
 )
 
 
-def all_layers(rule: ExitRule, fill: str = 'exit_state'):
+def all_layers(rule: ExitRule, fill: str = 'exit_state') -> Start:
   """As `calm.decoding.early_exit.early_exit`, for any rule and any of FILLS."""
   if fill not in FILLS:
     raise ValueError(f'fill: {fill!r} is not one of {", ".join(FILLS)}.')
   if 'shortlist_logits' in rule.needs:
     raise ValueError('shortlist_logits: a measure over them needs the early-exit step.')
 
-  def start(stack, self_kv, column):
+  def start(
+    stack: LayerStack, self_kv: caches.LayersKeysValues, column: int
+  ) -> tuple[StepFn, caches.LayersKeysValues]:
     del column
     return functools.partial(_step, stack, rule, fill), self_kv
 
   return start
 
 
-def _step(stack, rule, fill, token, column, active, self_kv):
+def _step(
+  stack: LayerStack,
+  rule: ExitRule,
+  fill: str,
+  token: jax.Array,
+  column: jax.Array,
+  active: jax.Array,
+  cache: caches.LayersKeysValues,
+) -> tuple[StepResult, caches.LayersKeysValues]:
   """Maps int32 token[B], int32 column[], bool active[B] and keys and values to (result, own)."""
   del active  # What is found for a finished row is never read.
   states = [stack.embed(token[:, None])]
-  self_kv = list(self_kv)
+  self_kv = list(cache)
   for layer in range(stack.num_layers):
     self_kv[layer] = stack.write(layer, states[-1], column, self_kv[layer])
     states.append(stack.attend(layer, states[-1], column, self_kv[layer]))
@@ -62,7 +73,9 @@ def _step(stack, rule, fill, token, column, active, self_kv):
   return result, tuple(self_kv)
 
 
-def _decide(stack, rule, column, states) -> StepResult:
+def _decide(
+  stack: LayerStack, rule: ExitRule, column: jax.Array, states: list[jax.Array]
+) -> StepResult:
   """Where each row stops, from all its states."""
   num_layers, vocab_size = stack.num_layers, stack.vocab_size
   heads = [stack.head(state[:, 0]) for state in states[1:]] if 'logits' in rule.needs else None
@@ -101,12 +114,14 @@ def _decide(stack, rule, column, states) -> StepResult:
   return StepResult(logits, exit_layer, confidence, num_logits.astype(jnp.int32))
 
 
-def _pick(values, exit_layer):
+def _pick(values: jax.Array, exit_layer: jax.Array) -> jax.Array:
   """values[L, B, ...] of each row's exit layer (from 1): [B, ...]."""
   return jax.vmap(lambda row, layer: row[layer - 1], (1, 0))(values, exit_layer)
 
 
-def _columns_of_exit_layer(self_kv, exit_layer, column):
+def _columns_of_exit_layer(
+  self_kv: list[KeysValues], exit_layer: jax.Array, column: jax.Array
+) -> KeysValues:
   """KeysValues[B, N, H, 1] that each row's exit layer wrote into `column`."""
   columns = [caches.read(one, column, 1) for one in self_kv]
   return jax.tree.map(lambda *each: _pick(jnp.stack(each), exit_layer), *columns)

@@ -5,11 +5,16 @@ column per layer and reads whole rows of columns, which no other order of axes a
 transposing both caches of every layer at every step.
 """
 
+from typing import Any, TypeVar
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from calm.models.layers import KeysValues
+
+LayersKeysValues = tuple[KeysValues, ...]  # one per decoder layer, [B, N, H, T]
+Tree = TypeVar('Tree')  # nested containers of arrays
 
 
 @flax.struct.dataclass
@@ -20,7 +25,7 @@ class Source:
   mask: jax.Array  # bool[B, 1, 1, S], False on padding
 
 
-def empty_cache(config, batch_size, length):
+def empty_cache(config: Any, batch_size: int, length: int) -> LayersKeysValues:
   """A cache of zeros: one KeysValues of [B, N, H, length] per decoder layer, in config.dtype."""
   shape = (batch_size, config.num_heads, config.head_dim, length)
   return tuple(
@@ -29,28 +34,28 @@ def empty_cache(config, batch_size, length):
   )
 
 
-def write(self_kv, new, column):
+def write(self_kv: KeysValues, new: KeysValues, column: jax.typing.ArrayLike) -> KeysValues:
   """Puts new[B, N, H, C] into columns [column, column + C) of own[B, N, H, T], in place."""
   return jax.tree.map(
     lambda old, update: jax.lax.dynamic_update_slice(old, update, (0, 0, 0, column)), self_kv, new
   )
 
 
-def read(self_kv, column, count):
+def read(self_kv: KeysValues, column: jax.typing.ArrayLike, count: int) -> KeysValues:
   """Columns [column, column + count) of own[B, N, H, T]."""
   return jax.tree.map(
     lambda array: jax.lax.dynamic_slice_in_dim(array, column, count, axis=-1), self_kv
   )
 
 
-def repeat_rows(tree, times):
+def repeat_rows(tree: Tree, times: int) -> Tree:
   """Repeats each row of every array[B, ...] in `tree`: [B * times, ...], copies side by side."""
   if times == 1:
     return tree
   return jax.tree.map(lambda array: jnp.repeat(array, times, axis=0), tree)
 
 
-def cache_bytes(config, batch_size, length, source_length):
+def cache_bytes(config: Any, batch_size: int, length: int, source_length: int) -> int:
   """Memory that decoding holds beside the parameters, in bytes.
 
   Keys and values of every decoder layer, for `length` targets (prompt and decode steps) and

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from calm.decoding import shortlist
-from calm.decoding.step import LayerStack, StepResult
+from calm.decoding.cache import LayersKeysValues
+from calm.decoding.step import LayerStack, Start, StepFn, StepResult
 from calm.exits.rules import Evidence, ExitRule
 from calm.models.layers import KeysValues
 
@@ -34,7 +35,7 @@ FILLS = ('exit_state', 'first_state')
 class ExitCache:
   """Keys and values as far as layers have run, and the states that fill the rest."""
 
-  self_kv: tuple[KeysValues, ...]  # one per layer, [B, N, H, T]
+  self_kv: LayersKeysValues
   states: jax.Array  # [B, T, D], what a column's skipped layers are filled with
   filled: tuple[jax.Array, ...]  # int32[] per layer, columns that hold keys and values
 
@@ -47,10 +48,11 @@ class Undecided:
   undecided: jax.Array  # bool[B]
   exit_layer: jax.Array  # int32[B]
   confidence: jax.Array  # float32[B]
-  prediction: Any  # logits found on the way, for rules that need some; else None
+  # Logits found on the way, for rules that need some.
+  prediction: shortlist.Prediction | None
 
 
-def early_exit(rule: ExitRule, fill: str = 'exit_state'):
+def early_exit(rule: ExitRule, fill: str = 'exit_state') -> Start:
   """Maps a LayerStack, its keys and values, and the number of columns filled to a StepFn.
 
   Args:
@@ -63,7 +65,7 @@ def early_exit(rule: ExitRule, fill: str = 'exit_state'):
   if fill not in FILLS:
     raise ValueError(f'fill: {fill!r} is not one of {", ".join(FILLS)}.')
 
-  def start(stack, self_kv, column):
+  def start(stack: LayerStack, self_kv: LayersKeysValues, column: int) -> tuple[StepFn, ExitCache]:
     batch_size = self_kv[0].keys.shape[0]
     states = jnp.zeros((batch_size, stack.length, stack.emb_dim), stack.dtype)
     cache = ExitCache(self_kv, states, (jnp.int32(column),) * stack.num_layers)
@@ -72,7 +74,15 @@ def early_exit(rule: ExitRule, fill: str = 'exit_state'):
   return start
 
 
-def _step(stack, rule, fill, token, column, active, cache):
+def _step(
+  stack: LayerStack,
+  rule: ExitRule,
+  fill: str,
+  token: jax.Array,
+  column: jax.Array,
+  active: jax.Array,
+  cache: ExitCache,
+) -> tuple[StepResult, ExitCache]:
   """Maps int32 token[B], int32 column[], bool active[B] and an ExitCache to (result, cache)."""
   batch_size = token.shape[0]
   position = column - stack.first_column
@@ -109,7 +119,16 @@ def _step(stack, rule, fill, token, column, active, cache):
   return result, ExitCache(tuple(self_kv), states, tuple(filled))
 
 
-def _run_layer(stack, rule, layer, column, position, states, first, operands):
+def _run_layer(
+  stack: LayerStack,
+  rule: ExitRule,
+  layer: int,
+  column: jax.Array,
+  position: jax.Array,
+  states: jax.Array,
+  first: jax.Array | None,
+  operands: tuple[Undecided, KeysValues, jax.Array],
+) -> tuple[Undecided, KeysValues, jax.Array]:
   """One layer for all rows: fills what it lacks, writes, attends, asks the rule.
 
   Rows that have stopped are filled here and now, with their exit state or `first`, if given.
@@ -133,14 +152,16 @@ def _run_layer(stack, rule, layer, column, position, states, first, operands):
   return _apply_rule(stack, rule, evidence, carry), self_kv, column + 1
 
 
-def _apply_rule(stack, rule, evidence, carry):
+def _apply_rule(
+  stack: LayerStack, rule: ExitRule, evidence: Evidence, carry: Undecided
+) -> Undecided:
   """Shows the rule what it needs to see, and enters which rows stop."""
   last = evidence.layer == stack.num_layers
   if 'exit_score' in rule.needs:
-    evidence = evidence.replace(exit_score=stack.exit_score(evidence.hidden))
+    evidence = dataclasses.replace(evidence, exit_score=stack.exit_score(evidence.hidden))
   rows = carry.undecided & rule.may_exit(evidence)
 
-  def applied(carry):
+  def applied(carry: Undecided) -> Undecided:
     with_logits, prediction = shortlist.logits_for_rule(
       stack, rule.needs, evidence, rows, carry.prediction
     )
@@ -162,11 +183,18 @@ def _apply_rule(stack, rule, evidence, carry):
   return jax.lax.switch(rows.any().astype(jnp.int32), [lambda carry: carry, applied], carry)
 
 
-def fill_missing(stack: LayerStack, layer, states, self_kv, filled, column):
+def fill_missing(
+  stack: LayerStack,
+  layer: int,
+  states: jax.Array,
+  self_kv: KeysValues,
+  filled: jax.Array,
+  column: jax.Array,
+) -> KeysValues:
   """Projects states[B, T, D] of columns [filled, column) into the layer's `self_kv`."""
   size = min(CHUNK, stack.length)
 
-  def fill(progress):
+  def fill(progress: tuple[jax.Array, KeysValues]) -> tuple[jax.Array, KeysValues]:
     filled, self_kv = progress
     # A chunk may not reach beyond the end: it begins earlier then, and leaves what is there.
     begin = jnp.minimum(filled, stack.length - size)

@@ -11,6 +11,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from calm.decoding.sampling import Choice, ChoiceRule
+from calm.decoding.step import StepFn, StepResult
+
 
 @flax.struct.dataclass
 class Decoded:
@@ -41,18 +44,18 @@ class DecodeState:
 
 
 def generate(
-  step_fn,
-  choose,
-  cache,
+  step_fn: StepFn,
+  choose: ChoiceRule,
+  cache: Any,
   *,
-  first_token,
-  max_decode_steps,
-  done=None,
-  first_column=None,
-  column=0,
-  keys=None,
-  eos_id=1,
-):
+  first_token: jax.Array,
+  max_decode_steps: int,
+  done: jax.Array | None = None,
+  first_column: jax.Array | None = None,
+  column: int = 0,
+  keys: jax.Array | None = None,
+  eos_id: int = 1,
+) -> Decoded:
   """Runs step_fn and choose until every row has said EOS, or for `max_decode_steps` steps.
 
   Args:
@@ -73,7 +76,7 @@ def generate(
   batch_size = first_token.shape[0]
   begin = jnp.zeros(batch_size, jnp.int32) if first_column is None else first_column
 
-  def body(state):
+  def body(state: DecodeState) -> DecodeState:
     at = column + state.step
     result, new_cache = step_fn(state.last, at, ~state.done, state.cache)
     choice = choose(result.logits, keys, at - begin)
@@ -86,7 +89,7 @@ def generate(
       cache=new_cache,
     )
 
-  def unfinished(state):
+  def unfinished(state: DecodeState) -> jax.Array:
     return (state.step < max_decode_steps) & ~state.done.all()
 
   start = DecodeState(
@@ -99,7 +102,7 @@ def generate(
   return jax.lax.while_loop(unfinished, body, start).decoded
 
 
-def _nothing(batch_size, length):
+def _nothing(batch_size: int, length: int) -> Decoded:
   return Decoded(
     tokens=jnp.zeros((batch_size, length), jnp.int32),
     exit_layer=jnp.zeros((batch_size, length), jnp.int32),
@@ -110,10 +113,17 @@ def _nothing(batch_size, length):
   )
 
 
-def _record(decoded, step, done, token, result, choice):
+def _record(
+  decoded: Decoded,
+  step: jax.Array,
+  done: jax.Array,
+  token: jax.Array,
+  result: StepResult,
+  choice: Choice,
+) -> Decoded:
   """Enters one step into `decoded`; rows that are done keep their zeros."""
 
-  def column(array, value):
+  def column(array: jax.Array, value: jax.Array) -> jax.Array:
     return array.at[:, step].set(jnp.where(done, 0, value))
 
   return Decoded(

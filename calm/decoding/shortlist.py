@@ -8,6 +8,8 @@ only this shortlist is looked at, and the token is chosen from it. Where not eve
 was sure of one of them, the whole head is asked once more: such a token is the last layer's own.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -15,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from calm.decoding.sampling import argmax
+from calm.decoding.step import LayerStack
+from calm.exits.rules import Evidence
 
 BLOCK = 64  # Neighbouring words of the vocabulary.
 NUM_BLOCKS = 8
@@ -40,12 +44,12 @@ class Shortlist:
   vocab_size: int = flax.struct.field(pytree_node=False)
 
   @property
-  def num_words(self):
+  def num_words(self) -> int:
     """K, words of the shortlist, no more than there are."""
     return min(self.blocks.shape[1] * BLOCK, self.vocab_size)
 
   @property
-  def logits(self):
+  def logits(self) -> jax.Array:
     """float32[B, V] with -inf for all other words."""
     rows = jnp.arange(self.blocks.shape[0])[:, None]
     size = -(-self.vocab_size // BLOCK)
@@ -54,8 +58,11 @@ class Shortlist:
     return whole.reshape(len(empty), -1)[:, : self.vocab_size]
 
 
-def init(stack, needs, batch_size) -> Any:
-  """What a step begins with: empty Logits or Likely, or None if `needs` names neither."""
+Prediction = Logits | Shortlist
+
+
+def init(stack: LayerStack, needs: Sequence[str], batch_size: int) -> Prediction | None:
+  """What a step begins with: empty Logits or Shortlist, or None if `needs` names neither."""
   none = jnp.zeros(batch_size, jnp.int32)
   if 'logits' in needs:
     return Logits(jnp.zeros((batch_size, stack.vocab_size), jnp.float32), none)
@@ -70,15 +77,21 @@ def init(stack, needs, batch_size) -> Any:
   return None
 
 
-def logits_for_rule(stack, needs, evidence, rows, prediction):
-  """Evidence with the logits that `needs` names, and this layer's Logits or Likely (else None).
+def logits_for_rule(
+  stack: LayerStack,
+  needs: Sequence[str],
+  evidence: Evidence,
+  rows: jax.Array,
+  prediction: Any,
+) -> tuple[Evidence, Prediction | None]:
+  """Evidence with the logits that `needs` names, and this layer's Logits or Shortlist (else None).
 
   They are those of rows[B]; other rows' are not to be read.
   """
   if 'logits' in needs:
     made = prediction.num_logits + jnp.where(rows, stack.vocab_size, 0)
     prediction = Logits(stack.head(evidence.hidden), made)
-    return evidence.replace(logits=prediction.logits), prediction
+    return dataclasses.replace(evidence, logits=prediction.logits), prediction
   if 'shortlist_logits' in needs:
     new = rows & (prediction.blocks[:, 0] < 0)
     prediction = jax.lax.cond(
@@ -89,21 +102,23 @@ def logits_for_rule(stack, needs, evidence, rows, prediction):
     made = jnp.where(new, stack.vocab_size, jnp.where(rows, prediction.num_words, 0))
     prediction = prediction.replace(num_logits=prediction.num_logits + made)
     logits = prediction.block_logits.reshape(len(rows), -1)
-    return evidence.replace(shortlist_logits=logits), prediction
+    return dataclasses.replace(evidence, shortlist_logits=logits), prediction
   return evidence, None
 
 
-def merge(before, now, newly):
+def merge(before: Any, now: Any, newly: jax.Array) -> Prediction | None:
   """`now` for the rows newly[B] that stop here, `before` for the others."""
   if now is None:
     return None
   if isinstance(now, Logits):
     return Logits(jnp.where(newly[:, None], now.logits, before.logits), now.num_logits)
   kept = jnp.where(newly[:, None, None], now.block_logits, before.block_logits)
-  return now.replace(block_logits=kept)
+  return dataclasses.replace(now, block_logits=kept)
 
 
-def predict(stack, hidden, undecided, prediction):
+def predict(
+  stack: LayerStack, hidden: jax.Array, undecided: jax.Array, prediction: Prediction | None
+) -> tuple[jax.Array, jax.Array]:
   """Logits float32[B, V] for the next token, and int32[B], how many were made for it in all.
 
   For rows that are still undecided[B], and all if nothing was predicted on the way, they are the
@@ -120,23 +135,23 @@ def predict(stack, hidden, undecided, prediction):
   return logits, prediction.num_logits + jnp.where(undecided, stack.vocab_size, 0)
 
 
-def _choose(logits, new, prediction):
+def _choose(logits: jax.Array, new: jax.Array, prediction: Shortlist) -> Shortlist:
   """Logits of each row's blocks; for the rows new[B] those of the largest of logits[B, V]."""
   blocked = _blocked(logits)
   best = best_of(blocked.max(-1), prediction.blocks.shape[1])
   blocks = jnp.where(new[:, None], best, prediction.blocks)
   chosen = jnp.take_along_axis(blocked, blocks[:, :, None], axis=1)
-  return prediction.replace(blocks=blocks, block_logits=chosen)
+  return dataclasses.replace(prediction, blocks=blocks, block_logits=chosen)
 
 
-def _of_blocks(stack, hidden, prediction):
+def _of_blocks(stack: LayerStack, hidden: jax.Array, prediction: Shortlist) -> jax.Array:
   """Logits float32[B, M, BLOCK] of the words in each row's blocks."""
   if len(hidden) >= _MANY_ROWS:
     blocked = _blocked(stack.head(hidden))
     return jnp.take_along_axis(blocked, prediction.blocks[:, :, None], axis=1)
   count = min(BLOCK, prediction.vocab_size)
 
-  def of_block(row, block):
+  def of_block(row: jax.Array, block: jax.Array) -> jax.Array:
     # The last block may reach beyond the vocabulary: read the last words, and move them up.
     first = jnp.minimum(block * BLOCK, prediction.vocab_size - count)
     logits = stack.head_of_words(row, first, count)
@@ -151,20 +166,20 @@ def _of_blocks(stack, hidden, prediction):
   )
 
 
-def _blocked(logits):
+def _blocked(logits: jax.Array) -> jax.Array:
   """logits[B, V] as [B, blocks, BLOCK], with -inf after the last word."""
   padding = -logits.shape[-1] % BLOCK
   padded = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf)
   return padded.reshape(len(logits), -1, BLOCK)
 
 
-def best_of(values, count):
+def best_of(values: jax.Array, count: int) -> jax.Array:
   """Indices int32[B, count] of the largest of values[B, n], largest first.
 
   One maximum after the other: for few of some hundreds that is less than XLA's sort on CPU.
   """
 
-  def pick(values, _):
+  def pick(values: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
     best = argmax(values)
     return jnp.where(jnp.arange(values.shape[-1]) == best[:, None], -jnp.inf, values), best
 
