@@ -5,7 +5,7 @@ L layers, C labels. Devlin et al., https://arxiv.org/abs/1810.04805.
 """
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,63 +13,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from calm.models import encoder_layers, layers
-
-
-def _training_only(default):
-  """A field that changes nothing of what is computed without dropout: no result depends on it."""
-  return dataclasses.field(default=default, metadata={'identity': False})
+from calm.models.encoder import Encoder, EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
+class BertConfig(EncoderConfig):
   """Sizes and choices of a BERT; the defaults are those of BERT-base, uncased."""
 
-  vocab_size: int = 30522
-  emb_dim: int = 768
-  num_heads: int = 12
-  mlp_dim: int = 3072
-  num_layers: int = 12
-  max_length: int = 512  # Positions, each of which has an embedding.
-  num_token_types: int = 2
-  activation: str = 'exact_gelu'
-  norm_epsilon: float = 1e-12
-  pooler: bool = True
-  num_labels: int = 0  # Of a classifier over the pooled state; 0 for none.
-  dropout_rate: float = _training_only(0.1)
-  attention_dropout_rate: float = _training_only(0.1)
-  classifier_dropout_rate: float | None = _training_only(None)  # None for `dropout_rate`.
-  init_stddev: float = _training_only(0.02)
-  # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
-  # or a type.
-  dtype: Any = jnp.float32
-  # Recompute a layer's activations in the backward pass, to save memory.
-  remat: bool = _training_only(False)
-
-  def __post_init__(self):
-    # Names arrive from gin and JSON; keep the config hashable and comparable.
-    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
-    if self.activation not in layers.ACTIVATIONS:
-      raise ValueError(
-        f'activation: {self.activation!r} is not one of {sorted(layers.ACTIVATIONS)}.'
-      )
-    if self.dtype not in (jnp.float32, jnp.bfloat16):
-      raise ValueError(f'dtype: {self.dtype} is neither float32 nor bfloat16.')
-    sizes = ('vocab_size', 'emb_dim', 'num_heads', 'mlp_dim', 'num_layers', 'max_length')
-    for field in (*sizes, 'num_token_types'):
-      if getattr(self, field) < 1:
-        raise ValueError(f'{field} must be positive, not {getattr(self, field)}.')
-    if self.emb_dim % self.num_heads:
-      raise ValueError(f'emb_dim {self.emb_dim} is no multiple of num_heads {self.num_heads}.')
-    if self.num_labels < 0 or (self.num_labels and not self.pooler):
-      raise ValueError(f'num_labels is {self.num_labels}: 0, or positive and with a pooler.')
-    for field in ('dropout_rate', 'attention_dropout_rate', 'classifier_dropout_rate'):
-      if not 0 <= (getattr(self, field) or 0.0) < 1:
-        raise ValueError(f'{field} must be in [0, 1), not {getattr(self, field)}.')
-
-  @property
-  def head_dim(self):
-    """D / N."""
-    return self.emb_dim // self.num_heads
+  _sizes: ClassVar[tuple[str, ...]] = (*EncoderConfig._sizes, 'num_token_types')
 
 
 PUBLISHED = {
@@ -168,12 +119,8 @@ class EncoderLayer(nn.Module):
     return self.mlp_norm(x + self.dropout(self.mlp(x), deterministic))
 
 
-class Bert(nn.Module):
-  """An encoder whose every layer can be read, run and exited on its own.
-
-  Training: `__call__` gives the states after all layers. Inference: `embed` once, then `layer` as
-  far as it is needed. `pool` and `classify` take the state after any layer.
-  """
+class Bert(Encoder):
+  """BERT: an `Encoder` in which each position is embedded."""
 
   config: BertConfig
 
@@ -194,80 +141,15 @@ class Bert(nn.Module):
     layer = nn.remat(EncoderLayer, static_argnums=(3,)) if cfg.remat else EncoderLayer
     self.embeddings = Embeddings(cfg)
     self.layers = [layer(cfg) for _ in range(cfg.num_layers)]
-    if cfg.pooler:
-      self.pooler = encoder_layers.Pooler(cfg.emb_dim, 'tanh', cfg.init_stddev, cfg.dtype)
-    if cfg.num_labels:
-      rate = cfg.classifier_dropout_rate
-      self.classifier_dropout = layers.Dropout(cfg.dropout_rate if rate is None else rate)
-      self.classifier = encoder_layers.Dense(cfg.num_labels, cfg.init_stddev)
-
-  def __call__(self, tokens, mask, token_types=None, *, deterministic=True):
-    """The states after each layer, L times [B, T, D].
-
-    Args:
-      tokens: int32[B, T].
-      mask: bool[B, T], False at padding. No other token attends to padding; its own states mean
-        nothing.
-      token_types: int32[B, T], 0 for the first text and 1 for the second; None is 0 throughout.
-      deterministic: without dropout.
-
-    Raises:
-      ValueError: T is above `config.max_length`.
-    """
-    x = self.embed(tokens, mask, token_types, deterministic=deterministic)
-    states = []
-    for i in range(self.config.num_layers):
-      x = self.layer(i, x, mask, deterministic=deterministic)
-      states.append(x)
-    return tuple(states)
+    self.setup_heads('tanh')
 
   def embed(self, tokens, mask, token_types=None, *, deterministic=True):
     """The state before the first layer, [B, T, D]; arguments and errors are those of a call."""
     del mask  # Other encoders need it here.
-    if tokens.shape[1] > self.config.max_length:
-      raise ValueError(
-        f'Rows have {tokens.shape[1]} tokens, and the model {self.config.max_length} positions: '
-        'cut the texts.'
-      )
+    self.require_positions(tokens)
     types = jnp.zeros_like(tokens) if token_types is None else token_types
     return self.embeddings(tokens, types, deterministic)
 
   def layer(self, index, state, mask, *, deterministic=True):
     """The state after layer `index` (from 0) of the state before it, both [B, T, D]."""
     return self.layers[index](state, mask, deterministic)
-
-  def pool(self, state):
-    """The pooler over the first token of the state after any layer: [B, T, D] to [B, D].
-
-    Raises:
-      ValueError: the model has no pooler.
-    """
-    if not self.config.pooler:
-      raise ValueError('This BERT has no pooler (config.pooler is False).')
-    return self.pooler(state[:, 0])
-
-  def classify(self, pooled, *, deterministic=True):
-    """Float32 logits[B, C] of pooled[B, D].
-
-    Raises:
-      ValueError: the model has no classifier.
-    """
-    if not self.config.num_labels:
-      raise ValueError('This BERT has no classifier (config.num_labels is 0).')
-    pooled = self.classifier_dropout(pooled, deterministic)
-    return self.classifier(pooled.astype(jnp.float32))
-
-  @nn.nowrap
-  def init_params(self, key):
-    """Fresh float32 parameters: normal kernels and embeddings, biases of 0."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-
-    def everything(module, tokens):
-      last = module(tokens, tokens > 0)[-1]
-      if module.config.pooler:
-        pooled = module.pool(last)
-        if module.config.num_labels:
-          module.classify(pooled)
-      return last
-
-    return self.init(key, tokens, method=everything)['params']

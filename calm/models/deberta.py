@@ -6,7 +6,7 @@ L layers, C labels, M max_relative_positions. He et al., https://arxiv.org/abs/2
 """
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,80 +14,37 @@ from jax.sharding import PartitionSpec
 
 from calm.models import encoder_layers, layers
 from calm.models.disentangled_attention import POSITION_TERMS, DisentangledAttention
-
-
-def _training_only(default):
-  """A field that changes nothing of what is computed without dropout: no result depends on it."""
-  return dataclasses.field(default=default, metadata={'identity': False})
+from calm.models.encoder import Encoder, EncoderConfig, training_only
 
 
 @dataclasses.dataclass(frozen=True)
-class DebertaConfig:
+class DebertaConfig(EncoderConfig):
   """Sizes and choices of a DeBERTa; the defaults are those of DeBERTa-base."""
 
   vocab_size: int = 50265
-  emb_dim: int = 768
-  num_heads: int = 12
-  mlp_dim: int = 3072
-  num_layers: int = 12
-  max_length: int = 512  # No limit of the network, unless it has absolute positions.
+  num_token_types: int = 0
+  norm_epsilon: float = 1e-7
   max_relative_positions: int = 512  # All that are further apart share the last embedding.
   position_terms: tuple[str, ...] = POSITION_TERMS  # Any of them, or none.
   absolute_positions: bool = False  # An embedding of each position is added to its word's.
-  num_token_types: int = 0
-  activation: str = 'exact_gelu'
   pooler_activation: str = 'exact_gelu'
-  norm_epsilon: float = 1e-7
-  pooler: bool = True
-  num_labels: int = 0  # Of a classifier over the pooled state; 0 for none.
-  dropout_rate: float = _training_only(0.1)
-  attention_dropout_rate: float = _training_only(0.1)
-  pooler_dropout_rate: float = _training_only(0.0)
-  classifier_dropout_rate: float | None = _training_only(None)  # None for `dropout_rate`.
-  init_stddev: float = _training_only(0.02)
-  # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
-  # or a type.
-  dtype: Any = jnp.float32
-  # Recompute a layer's activations in the backward pass, to save memory.
-  remat: bool = _training_only(False)
+  pooler_dropout_rate: float = training_only(0.0)
+
+  _sizes: ClassVar[tuple[str, ...]] = (*EncoderConfig._sizes, 'max_relative_positions')
+  _activations: ClassVar[tuple[str, ...]] = (*EncoderConfig._activations, 'pooler_activation')
+  _rates: ClassVar[tuple[str, ...]] = (*EncoderConfig._rates, 'pooler_dropout_rate')
 
   def __post_init__(self):
-    # Lists and names arrive from gin and JSON; keep the config hashable and comparable.
-    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    super().__post_init__()
     object.__setattr__(self, 'position_terms', tuple(sorted(self.position_terms)))
-    for field in ('activation', 'pooler_activation'):
-      if getattr(self, field) not in layers.ACTIVATIONS:
-        known = sorted(layers.ACTIVATIONS)
-        raise ValueError(f'{field}: {getattr(self, field)!r} is not one of {known}.')
-    if self.dtype not in (jnp.float32, jnp.bfloat16):
-      raise ValueError(f'dtype: {self.dtype} is neither float32 nor bfloat16.')
     if self.position_terms not in ((), ('c2p',), ('p2c',), POSITION_TERMS):
       raise ValueError(
         f'position_terms: {self.position_terms} are not some of {POSITION_TERMS}, each once.'
       )
-    sizes = ('vocab_size', 'emb_dim', 'num_heads', 'mlp_dim', 'num_layers', 'max_length')
-    for field in (*sizes, 'max_relative_positions'):
-      if getattr(self, field) < 1:
-        raise ValueError(f'{field} must be positive, not {getattr(self, field)}.')
-    if self.emb_dim % self.num_heads:
-      raise ValueError(f'emb_dim {self.emb_dim} is no multiple of num_heads {self.num_heads}.')
-    if self.num_token_types < 0:
-      raise ValueError(f'num_token_types must be 0 or positive, not {self.num_token_types}.')
-    if self.num_labels < 0 or (self.num_labels and not self.pooler):
-      raise ValueError(f'num_labels is {self.num_labels}: 0, or positive and with a pooler.')
-    rates = ('dropout_rate', 'attention_dropout_rate', 'pooler_dropout_rate')
-    for field in (*rates, 'classifier_dropout_rate'):
-      if not 0 <= (getattr(self, field) or 0.0) < 1:
-        raise ValueError(f'{field} must be in [0, 1), not {getattr(self, field)}.')
-
-  @property
-  def head_dim(self):
-    """D / N."""
-    return self.emb_dim // self.num_heads
 
 
 PUBLISHED = {
-  'tiny': DebertaConfig(128, 32, 2, 48, 2, 64, 16),
+  'tiny': DebertaConfig(128, 32, 2, 48, 2, 64, max_relative_positions=16),
   'deberta_base': DebertaConfig(),
   'deberta_large': DebertaConfig(emb_dim=1024, num_heads=16, mlp_dim=4096, num_layers=24),
   'deberta_xlarge': DebertaConfig(emb_dim=1024, num_heads=16, mlp_dim=4096, num_layers=48),
@@ -163,13 +120,8 @@ class EncoderLayer(nn.Module):
     return self.mlp_norm(x + self.dropout(self.mlp(x), deterministic))
 
 
-class Deberta(nn.Module):
-  """An encoder whose every layer can be read, run and exited on its own.
-
-  Training: `__call__` gives the states after all layers. Inference: `embed` once, then `layer` as
-  far as it is needed. `pool` and `classify` take the state after any layer. The interface is that
-  of `calm.models.bert.Bert`.
-  """
+class Deberta(Encoder):
+  """DeBERTa: an `Encoder` whose layers share one table of relative positions."""
 
   config: DebertaConfig
 
@@ -194,44 +146,12 @@ class Deberta(nn.Module):
       init = nn.initializers.normal(cfg.init_stddev)
       self.rel_embeddings = self.param('rel_embeddings', init, shape, jnp.float32)
     self.layers = [layer(cfg) for _ in range(cfg.num_layers)]
-    if cfg.pooler:
-      self.pooler_dropout = layers.Dropout(cfg.pooler_dropout_rate)
-      self.pooler = encoder_layers.Pooler(
-        cfg.emb_dim, cfg.pooler_activation, cfg.init_stddev, cfg.dtype
-      )
-    if cfg.num_labels:
-      rate = cfg.classifier_dropout_rate
-      self.classifier_dropout = layers.Dropout(cfg.dropout_rate if rate is None else rate)
-      self.classifier = encoder_layers.Dense(cfg.num_labels, cfg.init_stddev)
-
-  def __call__(self, tokens, mask, token_types=None, *, deterministic=True):
-    """The states after each layer, L times [B, T, D].
-
-    Args:
-      tokens: int32[B, T].
-      mask: bool[B, T], False at padding. No other token attends to padding; its own states mean
-        nothing.
-      token_types: int32[B, T], 0 for the first text and 1 for the second; None is 0 throughout.
-        Without effect where the model has none.
-      deterministic: without dropout.
-
-    Raises:
-      ValueError: the model has absolute positions, and T is above `config.max_length`.
-    """
-    x = self.embed(tokens, mask, token_types, deterministic=deterministic)
-    states = []
-    for i in range(self.config.num_layers):
-      x = self.layer(i, x, mask, deterministic=deterministic)
-      states.append(x)
-    return tuple(states)
+    self.setup_heads(cfg.pooler_activation, cfg.pooler_dropout_rate)
 
   def embed(self, tokens, mask, token_types=None, *, deterministic=True):
     """The state before the first layer, [B, T, D]; arguments and errors are those of a call."""
-    if self.config.absolute_positions and tokens.shape[1] > self.config.max_length:
-      raise ValueError(
-        f'Rows have {tokens.shape[1]} tokens, and the model {self.config.max_length} positions: '
-        'cut the texts.'
-      )
+    if self.config.absolute_positions:
+      self.require_positions(tokens)
     types = jnp.zeros_like(tokens) if token_types is None else token_types
     return self.embeddings(tokens, mask, types, deterministic)
 
@@ -239,39 +159,3 @@ class Deberta(nn.Module):
     """The state after layer `index` (from 0) of the state before it, both [B, T, D]."""
     rel_embeddings = self.rel_embeddings if self.config.position_terms else None
     return self.layers[index](state, mask, rel_embeddings, deterministic)
-
-  def pool(self, state, *, deterministic=True):
-    """The pooler over the first token of the state after any layer: [B, T, D] to [B, D].
-
-    Raises:
-      ValueError: the model has no pooler.
-    """
-    if not self.config.pooler:
-      raise ValueError('This DeBERTa has no pooler (config.pooler is False).')
-    return self.pooler(self.pooler_dropout(state[:, 0], deterministic))
-
-  def classify(self, pooled, *, deterministic=True):
-    """Float32 logits[B, C] of pooled[B, D].
-
-    Raises:
-      ValueError: the model has no classifier.
-    """
-    if not self.config.num_labels:
-      raise ValueError('This DeBERTa has no classifier (config.num_labels is 0).')
-    pooled = self.classifier_dropout(pooled, deterministic)
-    return self.classifier(pooled.astype(jnp.float32))
-
-  @nn.nowrap
-  def init_params(self, key):
-    """Fresh float32 parameters: normal kernels and embeddings, biases of 0."""
-    tokens = jnp.ones((1, 2), jnp.int32)
-
-    def everything(module, tokens):
-      last = module(tokens, tokens > 0)[-1]
-      if module.config.pooler:
-        pooled = module.pool(last)
-        if module.config.num_labels:
-          module.classify(pooled)
-      return last
-
-    return self.init(key, tokens, method=everything)['params']

@@ -16,7 +16,7 @@ transformers = pytest.importorskip('transformers')
 pytestmark = pytest.mark.usefixtures('optimized')
 torch.set_num_threads(1)  # Its threads wait busily, on the cores that compile.
 # Texts have up to 64 tokens: of all but `unclipped`, distances beyond the last embedding.
-TINY = deberta.DebertaConfig(37, 12, 3, 17, 2, 64, 16, num_labels=3)
+TINY = deberta.DebertaConfig(37, 12, 3, 17, 2, 64, max_relative_positions=16, num_labels=3)
 CONFIGS = {
   'tiny': TINY,
   'c2p': dataclasses.replace(TINY, position_terms=('c2p',), num_token_types=2, num_labels=0),
@@ -24,9 +24,11 @@ CONFIGS = {
   'none': dataclasses.replace(
     TINY, position_terms=(), absolute_positions=True, num_token_types=3, pooler=False, num_labels=0
   ),
-  'deep': deberta.DebertaConfig(61, 32, 4, 48, 5, 64, 9, activation='relu', num_labels=2),
+  'deep': deberta.DebertaConfig(
+    61, 32, 4, 48, 5, 64, activation='relu', max_relative_positions=9, num_labels=2
+  ),
   'unclipped': deberta.DebertaConfig(
-    211, 80, 5, 96, 2, pooler_activation='tanh', norm_epsilon=1e-5, num_labels=2
+    211, 80, 5, 96, 2, pooler_activation='silu', norm_epsilon=1e-5, num_labels=2
   ),
 }
 LENGTHS = (64, 1, 7, 31)

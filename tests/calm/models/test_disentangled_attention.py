@@ -12,7 +12,7 @@ from calm.models import deberta, parameters
 from calm.models.disentangled_attention import POSITION_TERMS, skew
 
 ERF = np.vectorize(math.erf)
-TINY = deberta.DebertaConfig(37, 12, 3, 17, 2, 20, 5)
+TINY = deberta.DebertaConfig(37, 12, 3, 17, 2, 20)
 LENGTHS = np.array([11, 1, 6])
 
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures('optimized')
 MODELS = {
   'golden_bert': bert.Bert(bert.BertConfig(53, 20, 4, 34, 3, 29, num_labels=3)),
   'golden_deberta': deberta.Deberta(
-    deberta.DebertaConfig(53, 20, 4, 34, 3, 29, 8, num_token_types=2, num_labels=3)
+    deberta.DebertaConfig(53, 20, 4, 34, 3, 29, 2, max_relative_positions=8, num_labels=3)
   ),
 }
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from calm.models import deberta, huggingface_deberta, pretrained
 from calm.models.deberta import DebertaConfig
 
-TINY = DebertaConfig(37, 12, 3, 17, 2, 11, 11)
+TINY = DebertaConfig(37, 12, 3, 17, 2, 11, max_relative_positions=11)
 LABELLED = dataclasses.replace(TINY, num_labels=5)
 BARE = dataclasses.replace(TINY, pooler=False)
 # As in microsoft/deberta-base, -base-mnli and -xlarge.
