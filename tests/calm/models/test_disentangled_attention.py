@@ -104,7 +104,7 @@ def assert_close(ours, theirs):
   assert np.abs(ours - theirs).max() <= 2e-6 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize('most', [1, 5, 11, 40], ids='clipped_at_{}'.format)
+@pytest.mark.parametrize('most', [5, 11, 40], ids='clipped_at_{}'.format)
 @pytest.mark.parametrize(
   'terms', [(), ('c2p',), ('p2c',), POSITION_TERMS], ids=lambda terms: '_'.join(terms) or 'none'
 )
