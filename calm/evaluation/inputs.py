@@ -19,7 +19,7 @@ FORMATS = ('lines', 'jsonl', 'tsv', 'csv')
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads the inputs of a file, or of standard input ('-'), in their order.
+  """Reads the inputs of a file, of all that fit a pattern, or of standard input ('-'), in order.
 
   Plain lines fill the one field of `template`, and a blank one is an example without a text, whose
   prediction is empty, so that lines of output and input correspond. Records of JSON Lines (or of
@@ -59,7 +59,6 @@ class Reader:
       ValueError: a line is not UTF-8, does not parse, or lacks a field; the message names file and
         line.
     """
-    _check_path(self.path)
     read = self._records if self._has_records else self._lines
     for index, (where, text, record) in enumerate(read()):
       texts = {} if text is None else {'inputs': text}
@@ -90,14 +89,22 @@ class Reader:
 
   def _lines(self):
     ((field,),) = self._template.paths
-    for where, line in lines.read_lines(self.path):
-      text = self._template.fill({field: line}, {}) if line.strip() else None
-      yield where, text, {field: line}
+    for path in self._paths:
+      for where, line in lines.read_lines(path):
+        text = self._template.fill({field: line}, {}) if line.strip() else None
+        yield where, text, {field: line}
 
   def _records(self):
-    found = lines.records(lines.read_lines(self.path), self._form, '{"inputs": "..."}')
-    for where, record in found:
-      yield where, _filled(self._template, record, where), record
+    for path in self._paths:
+      for where, record in lines.records(lines.read_lines(path), self._form, '{"inputs": "..."}'):
+        yield where, _filled(self._template, record, where), record
+
+  @property
+  def _paths(self):
+    return lines.matching(
+      self.path,
+      "Set --input (DECODE_INPUT) to a file of lines or JSON Lines, or to '-' for standard input.",
+    )
 
 
 def _filled(template, record, where):
@@ -109,15 +116,3 @@ def _filled(template, record, where):
 
 def _is_pipe(path):
   return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
-
-
-def _check_path(path):
-  """Raises a FileNotFoundError that says which flag to set, if a local path leads to no file."""
-  if path == STANDARD_INPUT or lines.is_remote(path):
-    return
-  if not os.path.exists(path) or os.path.isdir(path):
-    what = 'a folder, not a file' if os.path.isdir(path) else 'no such file'
-    raise FileNotFoundError(
-      f'{path}: {what}. Set --input (DECODE_INPUT) to a file of lines or JSON Lines, or to'
-      " '-' for standard input."
-    )

@@ -5,12 +5,10 @@ all files that fit, in the order of their names.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
-import tensorflow as tf
 
 from calm.tasks import lines, text
 from calm.tasks.templates import FieldError, Template
@@ -135,19 +133,6 @@ class _Form:
     return example
 
 
-def _matches(path, macro):
-  """The files that a path or pattern stands for, sorted."""
-  path = os.fspath(path)
-  if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
-    return [path]
-  found = sorted(tf.io.gfile.glob(path)) if '*' in path else []
-  found = [one for one in found if not tf.io.gfile.isdir(one)]
-  if not found:
-    what = 'a folder, not a file' if tf.io.gfile.isdir(path) else 'no such file'
-    raise FileNotFoundError(f'{path}: {what}. Set {macro} to a file of JSON Lines, .tsv or .csv.')
-  return found
-
-
 def read_records(
   path: str, form: str | None = None, macro: str = 'the path'
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -161,5 +146,5 @@ def read_records(
     ValueError: a line is not UTF-8 or does not parse, or the gzip file is damaged; the message
       names file and line.
   """
-  for one in _matches(path, macro):
+  for one in lines.matching(path, f'Set {macro} to a file of JSON Lines, .tsv or .csv.'):
     yield from lines.records(lines.read_lines(one), form or lines.format_of(one) or 'jsonl')

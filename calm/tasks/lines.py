@@ -54,6 +54,27 @@ def is_remote(path: str | os.PathLike) -> bool:
   return '://' in os.fspath(path)
 
 
+def matching(path: str | os.PathLike, mend: str) -> list[str]:
+  """The files that a path stands for: itself, or all that fit one with `*`, by their names.
+
+  Standard input stands for itself.
+
+  Raises:
+    FileNotFoundError: there is none; says so, and `mend`.
+  """
+  import tensorflow as tf
+
+  path = os.fspath(path)
+  if path == STANDARD_INPUT or (tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)):
+    return [path]
+  found = sorted(tf.io.gfile.glob(path)) if '*' in path else []
+  found = [one for one in found if not tf.io.gfile.isdir(one)]
+  if not found:
+    what = 'a folder, not a file' if tf.io.gfile.isdir(path) else 'no such file'
+    raise FileNotFoundError(f'{path}: {what}. {mend}')
+  return found
+
+
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
   """A binary file to read, unpacked if it is gzip, whatever its name.

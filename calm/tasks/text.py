@@ -163,8 +163,8 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
   for index, example in enumerate(dataset.as_numpy_iterator()):
     try:
       decoded = _decoded(example)
-    except UnicodeDecodeError as error:
-      raise ValueError(f'{task.name} {split} example {index}: not UTF-8: {error}.') from None
+    except UnicodeDecodeError:
+      raise ValueError(f'{task.name} {split} example {index}: not UTF-8.') from None
     yield _renamed(decoded)
 
 

@@ -189,8 +189,21 @@ def test_a_remote_file_is_read_and_a_missing_one_named():
   with tf.io.gfile.GFile('ram://in.txt', 'wb') as remote:
     remote.write(gzip.compress(b'one\ntwo\n'))
   assert [head['inputs'] for head in heads('ram://in.txt')] == ['one', 'two']
-  with pytest.raises(OSError, match=r'ram://none\.txt cannot be read: '):
+  with pytest.raises(FileNotFoundError, match=r'ram://none\.txt: no such file'):
     read('ram://none.txt')
+
+
+@pytest.mark.parametrize(
+  ('ending', 'line'), [('txt', '{}'), ('tsv', 'inputs\n{}'), ('csv', 'inputs\n{}')]
+)
+def test_a_pattern_stands_for_all_its_files(file, tmp_path, ending, line):
+  for number in (1, 0):
+    file(f'part-{number}.{ending}', line.format(f'of {number}'))
+  found = read(tmp_path / f'part-*.{ending}')
+  assert [head['inputs'] for head, _ in found] == ['of 0', 'of 1']
+  assert [head['index'] for head, _ in found] == [0, 1]
+  with pytest.raises(FileNotFoundError, match='no such file'):
+    read(tmp_path / f'other-*.{ending}')
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):

@@ -1,12 +1,12 @@
 """Damages to directories of Hugging Face are named, or do nothing: a few of those that
-scripts/check_damages.py tries."""
+scripts/check_directory_damages.py tries."""
 
 import runpy
 from pathlib import Path
 
 import pytest
 
-CHECK = runpy.run_path(str(Path(__file__).parents[3] / 'scripts/check_damages.py'))
+CHECK = runpy.run_path(str(Path(__file__).parents[3] / 'scripts/check_directory_damages.py'))
 
 
 def test_no_damage_goes_unnoticed(tmp_path):

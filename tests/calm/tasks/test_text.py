@@ -130,12 +130,6 @@ def test_tasks_are_not_registered(source):
   assert 'words' not in seqio.TaskRegistry.names()
 
 
-def test_urls_are_remote_and_paths_are_not(tmp_path):
-  assert text.is_remote('gs://bucket/file')
-  assert not text.is_remote(tmp_path / 'file')
-  assert not text.is_remote('a:/b')
-
-
 @pytest.mark.parametrize('name', ['my-task', 'my task', ''])
 def test_a_name_that_seqio_does_not_take_is_an_error(translation, name):
   with pytest.raises(ValueError, match=rf"Task name '{name}' \(TASK_NAME\): letters, digits"):

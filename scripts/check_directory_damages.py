@@ -1,6 +1,6 @@
 """Damages Hugging Face directories at random, loads them, and looks for what nobody was told of.
 
-  python scripts/check_damages.py --damages 1500 --seed 0
+  python scripts/check_directory_damages.py --damages 1500 --seed 0
 
 Each damage is to a fresh copy of a small T5, in one file or in shards. Within 5 seconds it must be
 refused, with the file and, where one setting or tensor was damaged, its name, and without Python's
