@@ -65,12 +65,16 @@ def matching(path: str | os.PathLike, mend: str) -> list[str]:
   import tensorflow as tf
 
   path = os.fspath(path)
-  if path == STANDARD_INPUT or (tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path)):
-    return [path]
-  found = sorted(tf.io.gfile.glob(path)) if '*' in path else []
-  found = [one for one in found if not tf.io.gfile.isdir(one)]
+  gfile = tf.io.gfile
+  try:
+    if path == STANDARD_INPUT or (gfile.exists(path) and not gfile.isdir(path)):
+      return [path]
+    found = sorted(one for one in gfile.glob(path) if not gfile.isdir(one)) if '*' in path else []
+    what = 'a folder, not a file' if gfile.isdir(path) else 'no such file'
+  except tf.errors.OpError as error:  # A scheme that nobody opens, or no network.
+    what = f'it cannot be looked for ({storage.shortened(error.message)})'
+    raise FileNotFoundError(f'{path}: {what}. {mend}') from None
   if not found:
-    what = 'a folder, not a file' if tf.io.gfile.isdir(path) else 'no such file'
     raise FileNotFoundError(f'{path}: {what}. {mend}')
   return found
 

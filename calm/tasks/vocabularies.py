@@ -115,9 +115,9 @@ def _check_file(path):
     raise MissingVocabularyError(f'No vocabulary {path}{reason}: {mend}') from None
   try:
     processor = sentencepiece_library.SentencePieceProcessor(model_proto=content)
-  except RuntimeError as error:
+  except RuntimeError:
     raise VocabularyError(
-      f'{path} is not a SentencePiece model ({error}): remove it, then {mend}'
+      f'{path} is not a SentencePiece model, or a damaged one: remove it, then {mend}'
     ) from None
   ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   if ids != (0, 1, 2):

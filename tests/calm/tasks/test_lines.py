@@ -32,6 +32,11 @@ def test_a_name_tells_the_form_in_any_case(path, form):
   assert lines.format_of(path) == form
 
 
+def test_a_scheme_that_nobody_opens_is_named():
+  with pytest.raises(FileNotFoundError, match=r'nowhere://x: it cannot be looked for .*\. Mend it'):
+    lines.matching('nowhere://x', 'Mend it.')
+
+
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
   def denied(path, _):
     raise PermissionError(13, 'Permission denied', path)
