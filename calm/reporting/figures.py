@@ -193,8 +193,8 @@ def label(name: str) -> str:
     'chrf': 'chrF',
     'flops': 'FLOPs',
     'layer_flops': 'FLOPs without head',
-    'flops_reduction': 'FLOPs saved',
-    'layer_flops_reduction': 'FLOPs saved without head',
+    'flops_reduction': 'FLOPs reduction',
+    'layer_flops_reduction': 'FLOPs reduction without head',
   }
   name = re.sub(r'^speedup_batch_(\d+)$', r'speedup, batch \1', name)
   return known.get(name, name.replace('_tau_', ', τ = ').replace('_', ' '))

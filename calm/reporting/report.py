@@ -171,7 +171,7 @@ def _columns(study: Comparison, rows, settings, metrics) -> dict[str, str]:
   explained = {first: f'{study.costs[first]}'}
   explained |= dict.fromkeys(metrics, "by the task's metric")
   explained |= {
-    name: f"the full system's seconds per {study.unit} over these"
+    name: f'how many times fewer seconds per {study.unit} than the full system'
     for name in efficiency.columns_of(rows)
     if name.startswith('speedup')
   }
@@ -180,7 +180,10 @@ def _columns(study: Comparison, rows, settings, metrics) -> dict[str, str]:
     + ('; all higher ones of the grid are certified with it' if together else ''),
     'loss': f'dissimilarity by {by}, measured on other examples than those calibrated on; above '
     f'delta in expectation for at most {100 * settings.epsilon:g} % of calibrations',
-    **{f'{name}_reduction': f"the full system's {study.costs[name]} over these" for name in others},
+    **{
+      f'{name}_reduction': f'how many times fewer than the full system: {study.costs[name]}'
+      for name in others
+    },
     'textual': "loss against the full system's text",
     'risk': "loss against the references, beyond the full system's",
     'never_exits': 'share of the calibrations that certify no threshold',
