@@ -35,7 +35,7 @@ def test_the_first_layer_predicts_at_its_position_only():
     np.testing.assert_array_equal(rule(evidence)[0], stops)
 
 
-def test_rows_say_how_many_texts_reach_the_position(speaking, reported):
+def test_rows_say_how_many_texts_reach_the_position(speaking):
   lengths = np.array([row['units'] for row in speaking.full.results.rows])
   rows = sensitivity.sensitivity(speaking, (0, 2, 50))
   assert [(row['kind'], row['position'], row['num_examples']) for row in rows] == [
@@ -46,7 +46,7 @@ def test_rows_say_how_many_texts_reach_the_position(speaking, reported):
   assert all(0 <= row['similarity'] <= 1 for row in rows)
 
 
-def test_tokens_before_the_wrong_one_are_the_full_models(speaking, reported):
+def test_tokens_before_the_wrong_one_are_the_full_models(speaking):
   sensitivity.sensitivity(speaking, (2,))
   for full, row in zip(speaking.full.results.rows, rows_of(speaking, 'ranked', 2), strict=True):
     assert row['tokens'][:2] == full['tokens'][:2]
@@ -54,7 +54,7 @@ def test_tokens_before_the_wrong_one_are_the_full_models(speaking, reported):
       assert row['tokens'][2] != full['tokens'][2]
 
 
-def test_only_the_wrong_token_leaves_early(speaking, reported):
+def test_only_the_wrong_token_leaves_early(speaking):
   sensitivity.sensitivity(speaking, (2,))
   for full, row in zip(
     speaking.full.results.rows, rows_of(speaking, 'first_layer', 2), strict=True
