@@ -190,7 +190,7 @@ def test_packed_rows_cost_what_their_examples_cost_alone(made_up):
         s, t = s + len(source), t + len(target)
     return columns
 
-  packed, _ = jax.jit(objective)(params, rows([first, second]))
+  packed, _ = jax.jit(objective)(params, rows([first, second], []))
   apart, _ = jax.jit(objective)(params, rows([first], [second]))
   np.testing.assert_allclose(packed, apart, rtol=1e-6)
 
