@@ -1,11 +1,13 @@
-"""How tests compile: in a hurry, unless their module asks for `optimized`."""
+"""What all tests do in a hurry: compile, unless their module asks for `optimized`, and shuffle."""
 
 import contextlib
+import functools
 import gc
 import os
 
 import jax
 import pytest
+from grain._src.python.dataset.transformations import shuffle
 from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -53,6 +55,19 @@ def _quick_compilation(tmp_path_factory):
   if 'PYTEST_XDIST_WORKER' in os.environ:
     folder = folder.parent
   with _settings(QUICK | {'jax_compilation_cache_dir': str(folder / 'compiled')}):
+    yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _quick_shuffling():
+  """Remembers where grain puts each example.
+
+  It walks through up to 65,536 places to find that of one, so that a stream of batches of a few
+  examples takes a second to begin; and all streams of a seed and a size walk alike.
+  """
+  remembered = functools.cache(shuffle.index_shuffle.index_shuffle)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(shuffle.index_shuffle, 'index_shuffle', remembered)
     yield
 
 
