@@ -6,7 +6,6 @@ import pytest
 
 from calm.models import pretrained, t5
 
-pytestmark = pytest.mark.usefixtures('optimized')
 CHECKPOINTS = {
   't5x_1_1_tiny/checkpoint_1200': t5.T5Config(128, 24, 3, 8, 40, 2, 3),
   't5x_1_0_tiny/checkpoint_700': t5.T5Config(96, 16, 2, 12, 32, 3, 2, ('relu',), True),
