@@ -51,7 +51,10 @@ def assert_same(found, expected):
 
 def test_a_threshold_that_nothing_reaches_gives_the_full_model(low):
   never = dataclasses.replace(STATE, threshold=2.0)  # One program with what does exit.
-  assert_same(decode(low, never), decode(low))
+  full = decode(low)
+  assert_same(decode(low, never), full)
+  assert full.log_prob.dtype == np.float32
+  assert np.isfinite(full.log_prob).all()
 
 
 @pytest.mark.parametrize('layer', [1, 2])

@@ -287,14 +287,6 @@ def test_decoding_lowers_for_tpu_and_gpu(tiny, rule):
 
 
 @one_kind
-def test_bfloat16_decodes(tiny):
-  config = dataclasses.replace(tiny.model.config, dtype='bfloat16')
-  decoded = generator.Generator(type(tiny.model)(config), 3)(tiny.params, tiny.inputs)
-  assert decoded.log_prob.dtype == jnp.float32
-  assert np.isfinite(decoded.log_prob).all()
-
-
-@one_kind
 def test_cache_bytes_counts_the_arrays(tiny):
   config = tiny.model.config
   self_kv = cache.empty_cache(config, 7, 11)
