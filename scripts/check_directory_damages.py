@@ -2,9 +2,10 @@
 
   python scripts/check_directory_damages.py --damages 1500 --seed 0
 
-Each damage is to a fresh copy of a small T5, in one file or in shards. Within 5 seconds it must be
-refused, with the file and, where one setting or tensor was damaged, its name, and without Python's
-words; or, if nothing is wrong with what is there, what is loaded must be what the files now say.
+Each damage is to a fresh copy of a small T5, BERT or DeBERTa, in one file or in shards. Within 5
+seconds it must be refused, with the file and, where one setting or tensor was damaged, its name,
+and without Python's words; or, if nothing is wrong with what is there, what is loaded must be what
+the files now say.
 Prints a line for each kind of damage and for each fault, and exits with 1 if there is one.
 """
 
@@ -27,27 +28,33 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from calm.models import foreign_config, parameters, pretrained, t5
-from calm.models.huggingface_t5 import Directory
-from calm.models.huggingface_t5_config import SETTINGS, SIZES
+from calm.models import bert, deberta, foreign_config, parameters, pretrained, t5
 
 SECONDS = 5
 LONGEST = 6000  # Characters of a message.
-CONFIG = t5.T5Config(37, 12, 3, 5, 17, 2, 3)
+CONFIGS = {
+  't5': t5.T5Config(37, 12, 3, 5, 17, 2, 3),
+  'bert': bert.BertConfig(37, 12, 3, 17, 2, 23, num_labels=3),
+  'deberta': deberta.DebertaConfig(37, 12, 3, 17, 2, 23, 11, num_labels=3),
+}
 JSON_FILES = ('config.json', 'generation_config.json', 'model.safetensors.index.json')
 ABSURD = (-1, 0, 1, 2, 1e12, 10**30, float('nan'), float('inf'), True, False, '', 'x', [], {}, 0.5)
 PYTHON = re.compile(
-  r"Traceback|NoneType|object (is|has|at)|not supported between|operand|invalid literal|codec can't"
-  r'|positional argument|keyword argument|out of range|out of bounds|KeyError|unhashable|errno'
+  r'Traceback|NoneType|object (is not|has no|at 0x)|not supported between|operand|invalid literal'
+  r"|codec can't|positional argument|keyword argument|index out of|out of bounds|Error:|unhashable"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-  """What was done: to a file, and to which setting or tensor in it, by any of some names."""
+  """What was done: to a file, and to which setting or tensor in it, by any of some names.
+
+  `absent` is whether the file lacks it now.
+  """
 
   file: str
   names: tuple[str, ...] = ()
+  absent: bool = False
 
 
 @dataclasses.dataclass
@@ -87,7 +94,7 @@ def _settings(rng, directory, change):
   name = rng.choice(sorted(settings))
   others = change(settings, name)
   path.write_text(json.dumps(settings))
-  return Damage(path.name, (name, *(others or ())))
+  return Damage(path.name, (name, *(others or ())), absent=name not in settings)
 
 
 def _changed(rng, settings, name):
@@ -231,9 +238,9 @@ def _wrong_message(message, directory, damage):
     return f'{len(text)} characters: {text[:300]}'
   if 'DIRECTORY' not in text:
     return f'no directory is named: {text[:300]}'
-  # Where a value is no JSON, as NaN, the place is named.
-  named = any(name in text for name in damage.names) or 'is damaged: not JSON' in text
-  if damage.names and not named:
+  named = any(name in text for name in damage.names)
+  # Without a setting the default holds, which may be of other tensors: then these are listed.
+  if damage.names and not (named or (damage.absent and 'does not fit' in text)):
     return f'none of {", ".join(damage.names)} is named: {text[:300]}'
   # A tensor that is missing, or too many, is in no file.
   if not damage.names and damage.file not in text and 'does not fit' not in text:
@@ -244,57 +251,104 @@ def _wrong_message(message, directory, damage):
 def _wrong_result(directory, config, params, told):
   """What of a loaded network is not what the files say."""
   settings = json.loads((directory / 'config.json').read_bytes())
-  for ours, name in {**SIZES, **SETTINGS}.items():
+  sizes = CARRIED[settings['model_type']]
+  for name, ours in sizes.items():
     if settings.get(name) is not None and getattr(config, ours) != settings[name]:
       return f'{name} is {settings[name]!r}, and {getattr(config, ours)!r} was taken'
   for name, value in settings.items():
-    carried = name in (*SIZES.values(), *SETTINGS.values()) or name in _LOOKED_AT
-    inert = name in foreign_config.NO_ACCOUNT or name.startswith('_') or name == 'n_positions'
-    if not (carried or inert or value is None or name in told):
+    known = name in sizes or name in LOOKED_AT or name in foreign_config.NO_ACCOUNT
+    if not (known or name.startswith('_') or value is None or name in told):
       return f'{name} was dropped in silence'
-  tensors = {}
+  stored = collections.Counter()
   for path in directory.glob('*.safetensors'):
-    tensors |= safetensors.numpy.load_file(path)
+    stored.update(_content(value) for value in safetensors.numpy.load_file(path).values())
   for flat, value in parameters.flatten(params).items():
-    theirs = tensors[Directory.name(flat)]
-    theirs = theirs.T if flat.endswith(('kernel', 'rel_embedding')) else theirs
-    if not np.isfinite(value).all() or not np.array_equal(value, theirs.astype(np.float32)):
+    if not np.isfinite(value).all() or not (stored[_content(value)] or stored[_content(value.T)]):
       return f'{flat} is not what the files hold'
   return ''
 
 
-_LOOKED_AT = (
+def _content(value):
+  return value.shape, value.astype(np.float32).tobytes()
+
+
+# Settings, and the fields of our configs that carry them.
+_ENCODERS = {
+  'attention_probs_dropout_prob': 'attention_dropout_rate',
+  'hidden_dropout_prob': 'dropout_rate',
+  'hidden_size': 'emb_dim',
+  'initializer_range': 'init_stddev',
+  'intermediate_size': 'mlp_dim',
+  'layer_norm_eps': 'norm_epsilon',
+  'max_position_embeddings': 'max_length',
+  'num_attention_heads': 'num_heads',
+  'num_hidden_layers': 'num_layers',
+  'type_vocab_size': 'num_token_types',
+  'vocab_size': 'vocab_size',
+}
+CARRIED = {
+  't5': {
+    'd_ff': 'mlp_dim',
+    'd_kv': 'head_dim',
+    'd_model': 'emb_dim',
+    'dropout_rate': 'dropout_rate',
+    'layer_norm_epsilon': 'norm_epsilon',
+    'num_decoder_layers': 'num_decoder_layers',
+    'num_heads': 'num_heads',
+    'num_layers': 'num_encoder_layers',
+    'relative_attention_max_distance': 'relpos_max_distance',
+    'relative_attention_num_buckets': 'relpos_num_buckets',
+    'vocab_size': 'vocab_size',
+  },
+  'bert': {**_ENCODERS, 'classifier_dropout': 'classifier_dropout_rate'},
+  'deberta': {
+    **_ENCODERS,
+    'cls_dropout': 'classifier_dropout_rate',
+    'max_relative_positions': 'max_relative_positions',
+    'pooler_dropout': 'pooler_dropout_rate',
+    'position_biased_input': 'absolute_positions',
+  },
+}
+LOOKED_AT = (
   'decoder_start_token_id',
   'dense_act_fn',
   'eos_token_id',
   'feed_forward_proj',
+  'hidden_act',
   'is_encoder_decoder',
   'is_gated_act',
   'pad_token_id',
+  'pooler_hidden_act',
+  'pos_att_type',
+  'position_embedding_type',
+  'relative_attention',
   'tie_word_embeddings',
 )
 
 
 def originals(folder):
-  """Two directories to be damaged: one small T5, in one file and in shards."""
-  rng = np.random.default_rng(0)
-  flat = {
-    name: rng.standard_normal(shape, np.float32)
-    for name, shape in parameters.shapes(t5.T5(CONFIG)).items()
-  }
-  with contextlib.redirect_stderr(io.StringIO()):
-    whole = pretrained.save_huggingface(
-      folder / 'whole', CONFIG, parameters.unflatten(flat), max_decode_steps=32
+  """Directories to be damaged: each of CONFIGS with random weights, in one file and in shards."""
+  rng, directories = np.random.default_rng(0), []
+  for name, config in CONFIGS.items():
+    network = {'t5': t5.T5, 'bert': bert.Bert, 'deberta': deberta.Deberta}[name](config)
+    params = parameters.unflatten(
+      {
+        flat: rng.standard_normal(shape, np.float32)
+        for flat, shape in parameters.shapes(network).items()
+      }
     )
-  shards = shutil.copytree(whole, folder / 'shards')
-  tensors = safetensors.numpy.load_file(shards / 'model.safetensors')
-  (shards / 'model.safetensors').unlink()
-  files = {name: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, name in enumerate(tensors)}
-  for file in sorted(set(files.values())):
-    part = {name: tensors[name] for name in tensors if files[name] == file}
-    safetensors.numpy.save_file(part, shards / file)
-  (shards / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': files}))
-  return whole, shards
+    with contextlib.redirect_stderr(io.StringIO()):
+      whole = pretrained.save_huggingface(folder / name, config, params)
+    shards = shutil.copytree(whole, folder / f'{name}_shards')
+    tensors = safetensors.numpy.load_file(shards / 'model.safetensors')
+    (shards / 'model.safetensors').unlink()
+    files = {key: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, key in enumerate(tensors)}
+    for file in sorted(set(files.values())):
+      part = {key: tensors[key] for key in tensors if files[key] == file}
+      safetensors.numpy.save_file(part, shards / file)
+    (shards / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': files}))
+    directories += [whole, shards]
+  return directories
 
 
 def check(damages, seed, folder):

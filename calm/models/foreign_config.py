@@ -14,6 +14,7 @@ Fields are transformers', of its classes PretrainedConfig and GenerationConfig
 (https://huggingface.co/docs/transformers/main_classes/configuration).
 """
 
+import collections
 import difflib
 import json
 import math
@@ -25,6 +26,7 @@ from typing import Any
 from calm import storage
 
 LARGEST_SIZE = 2**24
+BELOW_ONE = 1 - 2**-20  # The highest rate of a dropout.
 
 # Settings of any model that change nothing of what its weights compute.
 NO_ACCOUNT = frozenset({
@@ -164,6 +166,13 @@ class Settings:
       self.refuse(name, 'it must be a text')
     return value
 
+  def texts(self, name: str) -> tuple[str, ...]:
+    """Several texts; none if it is absent."""
+    value = self._get(name, [])
+    if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+      self.refuse(name, 'it must be a list of texts')
+    return tuple(value)
+
   def only(self, name: str, values: Sequence[Any], why: str = '') -> None:
     """Refuses a setting unless it is absent, or one of the values that can be done with."""
     self._asked.add(name)
@@ -223,6 +232,37 @@ class Settings:
     if name not in self and default is _REQUIRED:
       raise ValueError(f'{self.path} lacks {name}.')
     return self._values.get(name, default)
+
+
+def require_sizes(settings: Settings, tensors: Any, sizes: Iterable, stacks: Iterable) -> None:
+  """Checks sizes of a config.json against the tensors that are there, before any is read.
+
+  So a size that is absurd is told by its own name, and a network of it is never made.
+
+  Args:
+    settings: of config.json.
+    tensors: a `safetensors_directory.Tensors`.
+    sizes: (setting, what it makes of an axis, tensor, axis, and words about how or ''), each of
+      which is looked at where that tensor is there.
+    stacks: (setting, number of layers, what comes before their numbers in the names of tensors).
+
+  Raises:
+    ValueError: a size is another; names both files, the setting and the tensor.
+  """
+  for setting, expected, tensor, axis, how in sizes:
+    shape = tensors.shapes.get(tensor)
+    if shape is not None and (len(shape) != 2 or shape[axis] != expected):
+      settings.refuse(
+        setting,
+        f'{tensors.file(tensor)}: {tensor} has the shape {list(shape)}, which is another{how}',
+      )
+  for setting, expected, before in stacks:
+    tails = [name.removeprefix(before) for name in tensors.shapes if name.startswith(before)]
+    counts = collections.Counter(tail.partition('.')[0] for tail in tails)
+    # A layer with few tensors is none: they are too many, or misnamed.
+    layers = [layer for layer in counts if 2 * counts[layer] > max(counts.values())]
+    if len(layers) != expected:
+      settings.refuse(setting, f'the weights beside it have {len(layers)} layers called {before}*')
 
 
 def warn_of_generation(file: Settings, why: str, *, others: bool = False) -> None:

@@ -6,6 +6,7 @@ https://huggingface.co/docs/transformers/model_doc/bert; names of tensors are th
 
 from calm.models import huggingface_encoder, safetensors_directory
 from calm.models.bert import Bert, BertConfig
+from calm.models.foreign_config import BELOW_ONE
 from calm.models.huggingface_encoder import ACTIVATIONS, EncoderDirectory
 
 # Sizes: our names, and those of config.json.
@@ -43,7 +44,8 @@ class Directory(EncoderDirectory):
       fields[ours] = settings.size(name, getattr(default, ours))
     for ours, name in _NUMBERS.items():
       if name in settings:
-        fields[ours] = settings.number(name, low=0, high=1)
+        high = BELOW_ONE if ours.endswith('dropout_rate') else 1
+        fields[ours] = settings.number(name, low=0, high=high)
     fields['activation'] = ACTIVATIONS[settings.choice('hidden_act', ACTIVATIONS, 'gelu')]
     settings.only('position_embedding_type', ('absolute',))
     settings.only('embedding_size', (fields['emb_dim'],), 'it must be the hidden_size')

@@ -7,6 +7,7 @@ encoders (`calm.models.huggingface_encoder`) but for the attention's.
 from calm.models import huggingface_encoder, safetensors_directory
 from calm.models.deberta import Deberta, DebertaConfig
 from calm.models.disentangled_attention import POSITION_TERMS
+from calm.models.foreign_config import BELOW_ONE
 from calm.models.huggingface_encoder import ACTIVATIONS, EncoderDirectory
 
 LATER_VERSIONS = (
@@ -79,7 +80,8 @@ class Directory(EncoderDirectory):
     fields = {ours: settings.size(name) for ours, name in _SIZES.items()}
     for ours, name in _NUMBERS.items():
       if name in settings:
-        fields[ours] = settings.number(name, low=0, high=1)
+        high = BELOW_ONE if ours.endswith('dropout_rate') else 1
+        fields[ours] = settings.number(name, low=0, high=high)
     for ours, name in _ACTIVATIONS.items():
       fields[ours] = ACTIVATIONS[settings.choice(name, ACTIVATIONS, 'gelu')]
     fields['num_token_types'] = settings.size('type_vocab_size', 0, low=0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from calm import model_folders
 from calm.models import parameters, safetensors_directory
-from calm.models.foreign_config import NO_ACCOUNT, Settings
+from calm.models.foreign_config import NO_ACCOUNT, Settings, require_sizes
 from calm.models.safetensors_directory import CONFIG
 
 # hidden_act, and our name of it; of several that mean one, the first is written.
@@ -124,6 +124,7 @@ class EncoderDirectory:
     self.labels = self._read_labels(values, settings, pooler)
     _refuse_other_forms(settings)
     fields = self._fields(settings)
+    self._require_sizes(settings, fields)
     try:
       self.config = self.config_class(
         **fields, pooler=pooler or bool(self.labels), num_labels=len(self.labels)
@@ -182,13 +183,38 @@ class EncoderDirectory:
       heads.append(self._pooler)
     return sorted(name for name in self.shapes if name.startswith(tuple(heads)))
 
+  def _require_sizes(self, settings, fields):
+    embeddings, layers = f'{self._prefix}embeddings', f'{self._prefix}encoder.layer.'
+    words = f'{embeddings}.word_embeddings.weight'
+    types = f'{embeddings}.token_type_embeddings.weight'
+    sizes = [
+      ('vocab_size', fields['vocab_size'], words, 0, ''),
+      ('hidden_size', fields['emb_dim'], words, 1, ''),
+      ('intermediate_size', fields['mlp_dim'], f'{layers}0.intermediate.dense.weight', 0, ''),
+      ('type_vocab_size', fields['num_token_types'], types, 0, ''),
+    ]
+    if fields.get('absolute_positions', True):
+      positions = f'{embeddings}.position_embeddings.weight'
+      sizes.append(('max_position_embeddings', fields['max_length'], positions, 0, ''))
+    if fields.get('position_terms'):
+      # A half of the rows for each direction.
+      distances = f'{self._prefix}encoder.rel_embeddings.weight'
+      rows = 2 * fields['max_relative_positions']
+      sizes.append(('max_relative_positions', rows, distances, 0, ''))
+    stacks = [('num_hidden_layers', fields['num_layers'], layers)]
+    require_sizes(settings, self._tensors, sizes, stacks)
+    if fields['num_token_types'] and types not in self.shapes:
+      settings.refuse('type_vocab_size', f'the weights beside it have no {types}')
+    if fields['emb_dim'] % fields['num_heads']:
+      settings.refuse('num_attention_heads', f'it must divide hidden_size, {fields["emb_dim"]}')
+
   @property
   def _pooler(self):
     return self._prefix + _POOLER if self.pooler_in_base else _POOLER
 
   def _read_labels(self, values, settings, pooler):
     """Names of the labels of a classifier over the pooled state, if there is one."""
-    architectures = values.get('architectures') or ()
+    architectures = settings.texts('architectures')
     rows, *_ = self.shapes.get(f'{_CLASSIFIER}weight') or (0,)
     if self.architecture not in architectures:
       # Of a network that does not say what it is, the parameters tell.

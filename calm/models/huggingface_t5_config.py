@@ -76,7 +76,7 @@ def from_settings(settings: Settings) -> T5Config:
       'relative_attention_max_distance', 128, num_buckets // 2 + 1, _LARGEST_DISTANCE
     ),
     norm_epsilon=settings.number('layer_norm_epsilon', 1e-6, 0, 1),
-    dropout_rate=settings.number('dropout_rate', 0.1, 0, 1 - 2**-20),
+    dropout_rate=settings.number('dropout_rate', 0.1, 0, foreign_config.BELOW_ONE),
     mlp_activations=_activations(settings, 'relu' if kind == 't5' else 'gated-gelu'),
     logits_via_embedding=_scaled_head(settings, kind),
   )
@@ -161,29 +161,23 @@ def require_sizes(settings: Settings, config: T5Config, tensors) -> None:
   table = f'{attention}.relative_attention_bias.weight'
   feed_forward = 'encoder.block.0.layer.1.DenseReluDense'
   joined = config.num_heads * config.head_dim
-  for name, expected, tensor, axis in (
-    ('vocab_size', config.vocab_size, 'shared.weight', 0),
-    ('d_model', config.emb_dim, 'shared.weight', 1),
-    ('relative_attention_num_buckets', config.relpos_num_buckets, table, 0),
-    ('num_heads', config.num_heads, table, 1),
-    ('d_kv', joined, f'{attention}.q.weight', 0),
-    ('d_ff', config.mlp_dim, f'{feed_forward}.wo.weight', 1),
-  ):
-    shape = tensors.shapes.get(tensor)
-    if shape is not None and (len(shape) != 2 or shape[axis] != expected):
-      of = f' for {config.num_heads} heads' if name == 'd_kv' else ''
-      settings.refuse(
-        name, f'{tensors.file(tensor)}: {tensor} has the shape {list(shape)}, which is another{of}'
-      )
-  for name, stack, expected in (
-    ('num_layers', 'encoder', config.num_encoder_layers),
-    ('num_decoder_layers', 'decoder', config.num_decoder_layers),
-  ):
-    blocks = {t.split('.')[2]: t for t in tensors.shapes if t.startswith(f'{stack}.block.')}
-    if len(blocks) != expected:
-      last = max(blocks.values(), default=None)
-      found = f'up to {last} in {tensors.file(last)}' if last else 'in the weights beside it'
-      settings.refuse(name, f'there are {len(blocks)} layers of the {stack} {found}')
+  buckets = config.relpos_num_buckets
+  foreign_config.require_sizes(
+    settings,
+    tensors,
+    (
+      ('vocab_size', config.vocab_size, 'shared.weight', 0, ''),
+      ('d_model', config.emb_dim, 'shared.weight', 1, ''),
+      ('relative_attention_num_buckets', buckets, table, 0, ''),
+      ('num_heads', config.num_heads, table, 1, ''),
+      ('d_kv', joined, f'{attention}.q.weight', 0, f' for {config.num_heads} heads'),
+      ('d_ff', config.mlp_dim, f'{feed_forward}.wo.weight', 1, ''),
+    ),
+    (
+      ('num_layers', config.num_encoder_layers, 'encoder.block.'),
+      ('num_decoder_layers', config.num_decoder_layers, 'decoder.block.'),
+    ),
+  )
   gate = f'{feed_forward}.wi{"_0" * (len(config.mlp_activations) < 2)}.weight'
   if gate in tensors.shapes:
     settings.refuse('feed_forward_proj', f'{tensors.file(gate)} holds {gate}')

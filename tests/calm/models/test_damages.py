@@ -31,7 +31,7 @@ def test_no_damage_goes_unnoticed(tmp_path):
   ],
 )
 def test_the_check_itself_finds_what_is_wrong(tmp_path, monkeypatch, error, fault):
-  directory, _ = CHECK['originals'](tmp_path)
+  directory, *_ = CHECK['originals'](tmp_path)
   config, params = CHECK['pretrained'].load(directory)
   params['decoder']['decoder_norm']['scale'][0] += 1
 

@@ -52,6 +52,14 @@ def test_a_text_is_a_text(tmp_path, value):
     settings(tmp_path, version=value).text('version', '4')
 
 
+@pytest.mark.parametrize('value', ['BertModel', 7, {}, [7], [['BertModel']]])
+def test_texts_are_a_list_of_them(tmp_path, value):
+  assert settings(tmp_path, names=['a', 'b']).texts('names') == ('a', 'b')
+  assert settings(tmp_path).texts('names') == ()
+  with pytest.raises(ValueError, match=r'config\.json: names is .*list of texts'):
+    settings(tmp_path, names=value).texts('names')
+
+
 @pytest.mark.parametrize('value', ['GELU', 1, ['relu'], {'relu': 1}])
 def test_a_choice_is_one_of_the_words(tmp_path, value):
   with pytest.raises(ValueError, match=r'config\.json: act is .*known are relu, gelu'):
