@@ -286,7 +286,8 @@ def warn(message: str, *, once: bool = False) -> None:
   """A line on standard error; with `once`, only the first time that this process says it."""
   if once and message in _SAID:
     return
-  _SAID.add(message)
+  if once:
+    _SAID.add(message)
   print(shortened(message, 4000), file=sys.stderr, flush=True)
 
 

@@ -37,7 +37,7 @@ def steps(workdir):
   folder = Path(workdir, FOLDER)
   if not folder.is_dir():
     return []
-  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+  return sorted(int(path.name) for path in folder.iterdir() if re.fullmatch('[0-9]+', path.name))
 
 
 class Checkpoints:

@@ -316,6 +316,12 @@ def test_parameters_are_of_the_newest_that_can_be_read_and_nothing_moves(saved, 
     checkpoints.restore_params(saved)
 
 
+def test_folders_of_other_names_are_no_checkpoints(saved):
+  for name in ('\u00b2', '\u0663', '7.orbax-tmp', 'seven'):
+    (saved / 'checkpoints' / name).mkdir()
+  assert checkpoints.steps(saved) == [1, 2]
+
+
 def test_no_checkpoint_says_so(tmp_path):
   with pytest.raises(FileNotFoundError, match='train first'):
     checkpoints.restore_params(tmp_path)
