@@ -5,10 +5,13 @@
 Each command runs once undisturbed and once killed (SIGKILL) so many times, started again each time;
 then what both left is compared: of training the metrics of every step but for the clock's, of
 calibration the decodings and the certificate, of decoding the output, byte for byte. Prints a line
-for each command, and exits with 1 if anything was lost, repeated or changed.
+for each command, and exits with 1 if anything was lost, repeated or changed, or if a command was
+done before it could be killed so often.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import random
 import shutil
@@ -45,34 +48,40 @@ def command(name, workdir, *options):
 
 
 def run(arguments):
-  """Runs to the end; returns the seconds it took."""
-  start = time.monotonic()
+  """Runs to the end."""
   done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
   if done.returncode:
     raise SystemExit(f'{" ".join(arguments)} failed:\n{done.stderr}')
-  return time.monotonic() - start
 
 
-def run_killed(arguments, kills, idle, longest, rng):
-  """Runs and kills so many times, then once to the end; returns the kills that met it.
+def run_killed(arguments, kills, written, rng):
+  """Runs and kills so many times, then once to the end; returns the kills that met it at work.
 
-  `idle` are the seconds of a run with nothing to do, `longest` those of one with all.
+  A run is killed a moment after it has `written` something more: so it was at work, and the next
+  begins further on.
   """
   met = 0
   while met < kills:
+    before = written()
     process = subprocess.Popen(
       arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    try:
-      # Late enough to be at work, early enough to leave some for the next.
-      process.wait(idle + rng.uniform(0.5, 1.5) * (longest - idle) / (kills + 1))
+    while process.poll() is None and written() == before:
+      time.sleep(0.01)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(rng.uniform(0, 0.3))
+    if process.poll() is not None:
       break  # All is done.
-    except subprocess.TimeoutExpired:
-      process.send_signal(signal.SIGKILL)
-      process.wait()
-      met += 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    met += 1
   run(arguments)
   return met
+
+
+def written_in(workdir, pattern):
+  """The finished checkpoints that there are, or the files, each with its bytes."""
+  return {(path, path.is_file() and path.stat().st_size) for path in workdir.rglob(pattern)}
 
 
 def metrics_of(workdir):
@@ -101,24 +110,28 @@ def main():
     killed.mkdir()
     shutil.copy(whole / 'vocabulary.model', killed)
     lines = Path(temporary, 'lines.txt')
-    lines.write_text(''.join(f'{word} thousand and {word}\n' for word in ['one', 'two'] * 200))
+    lines.write_text(''.join(f'{word} thousand and {word}\n' for word in ['one', 'two'] * 4000))
     stages = {
-      'train': ([], metrics_of),
-      'calibrate': ([], calibration_of),
-      'decode': ([f'--input={lines}'], lambda workdir: (workdir / 'out.jsonl').read_bytes()),
+      'train': ([], metrics_of, 'checkpoints/*[0-9]'),
+      'calibrate': ([], calibration_of, 'predictions.jsonl'),
+      'decode': (
+        [f'--input={lines}'],
+        lambda workdir: (workdir / 'out.jsonl').read_bytes(),
+        'out.jsonl',
+      ),
     }
     failed = False
-    for name, (options, look) in stages.items():
+    for name, (options, look, pattern) in stages.items():
       arguments = {
         folder: command(name, folder, *options)
         + ([f'--output={folder}/out.jsonl'] if name == 'decode' else [])
         for folder in (whole, killed)
       }
-      seconds = run(arguments[whole])
-      idle = run(arguments[whole])  # There is nothing left to do.
-      met = run_killed(arguments[killed], args.kills, idle, seconds, rng)
+      run(arguments[whole])
+      written = functools.partial(written_in, killed, pattern)
+      met = run_killed(arguments[killed], args.kills, written, rng)
       same = look(whole) == look(killed)
-      failed |= not same
+      failed |= not same or met < args.kills
       print(f'{name}: {met} kills, {"nothing lost or repeated" if same else "DIFFERS"}', flush=True)
   return int(failed)
 
