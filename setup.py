@@ -40,7 +40,7 @@ setuptools.setup(
     'flax>=0.12.8',
     'gin-config>=0.5.0',
     'grain>=0.2.18',
-    'importlib-resources>=7.1.0',  # TensorFlow Datasets prepares with it, and does not say so.
+    'importlib-resources>=7.1',  # TensorFlow Datasets prepares with it, and does not say so.
     'jax>=0.10.2',
     'matplotlib>=3.11',
     'ml_dtypes>=0.6.0',
@@ -48,6 +48,7 @@ setuptools.setup(
     'numpy>=2.4',
     'optax>=0.2.8',
     'orbax-checkpoint>=0.12.8',
+    'protobuf>=7.36',
     'regex>=2026.11',
     'rouge-score>=0.1.2',
     'sacrebleu>=2.6',
