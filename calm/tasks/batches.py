@@ -58,7 +58,7 @@ def train_batches(
     ExampleError: an example is too long, has no tokens, or one beyond vocab_size.
     ValueError: no such split, an empty one, or batch_size is not a multiple of num_shards.
   """
-  shard, shards = _shard(shard_index, num_shards, batch_size)  # Before hours of reading.
+  index, shards = shard(shard_index, num_shards, batch_size)  # Before hours of reading.
   lengths = {'inputs': inputs_length, 'targets': targets_length}
   drawn = [
     (_tokenised(one, split, lengths, truncate, vocab_size), rate)
@@ -71,7 +71,7 @@ def train_batches(
     batch_size=batch_size,
     pack=pack,
     seed=seed,
-    shard_index=shard,
+    shard_index=index,
     num_shards=shards,
   )
 
@@ -109,7 +109,7 @@ def stream(
   Raises:
     ValueError: batch_size is not a multiple of num_shards.
   """
-  shard, shards = _shard(shard_index, num_shards, batch_size)
+  index, shards = shard(shard_index, num_shards, batch_size)
   epochs = [
     grain.MapDataset.source(_Rows(columns)).seed(seed + i).shuffle().repeat()
     for i, (columns, _) in enumerate(drawn)
@@ -134,7 +134,7 @@ def stream(
   if len(drawn) > 1:
     settings['rates'] = [float(rate) for _, rate in drawn]
   batches = rows.batch(batch_size, drop_remainder=True)
-  return BatchIterator(batches, make_features, shard, shards, settings=settings)
+  return BatchIterator(batches, make_features, index, shards, settings=settings)
 
 
 class BatchIterator:
@@ -249,7 +249,7 @@ def _row_of_one(columns, lengths):
   return row
 
 
-def _shard(index, count, batch_size):
+def shard(index, count, batch_size):
   """(which part, of how many); this JAX process's, if one is not given."""
   if index is None or count is None:
     import jax  # Only to ask which process this is.

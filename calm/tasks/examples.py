@@ -12,6 +12,7 @@ from typing import Any
 import seqio
 
 from calm.tasks import text
+from calm.tasks.labelled import LabelledSource
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,11 @@ def read(task: seqio.Task, split: str) -> Iterator[Example]:
   Raises:
     ValueError: as `evaluation_examples`, but for an empty split, which yields nothing.
   """
+  if isinstance(task.source, LabelledSource):
+    text.check_split(task, split)
+    for index, (where, texts, label, raw) in enumerate(task.source.labelled(split)):
+      yield Example(index, where, texts, task.source.labels.written(label), raw)
+    return
   for index, record in enumerate(text.examples(task, split)):
     raw, where = dict(record), f'{split} example {index}'
     if isinstance(task.source, text.PythonSource):  # Where it stands is not what it holds.

@@ -4,7 +4,7 @@ To add a task, add a row to `TASKS`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from calm.tasks import metrics as metric_functions
 from calm.tasks import prompts, text
-from calm.tasks.classification import Classification
+from calm.tasks.classification import Classification, Form, Regression
 
 _LABELLED = {'train': 'train', 'validation': 'validation'}  # GLUE's and SuperGLUE's tests are not.
 _ALL = {**_LABELLED, 'test': 'test'}
@@ -27,12 +27,13 @@ class PublicTask:
   metrics: tuple[Callable, ...]
   splits: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LABELLED)
   postprocess_fn: Callable | None = None
+  regression: Regression | None = None  # of a prompt that asks for a number
   in_training: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None  # for split 'train'
 
   @property
-  def classification(self) -> Classification | None:
-    """What is classified, if the task is a classification."""
-    return getattr(self.prompt, 'classification', None)
+  def labels(self) -> Form | None:
+    """What a classifier sees of a record, if it could answer the task."""
+    return self.regression or getattr(self.prompt, 'classification', None)
 
 
 def _glue(name, fields, labels, *metrics, splits=None):
@@ -88,7 +89,12 @@ TASKS = {
     metric_functions.binary_f1('duplicate'),
     metric_functions.accuracy,
   ),
-  'glue_stsb': PublicTask('glue/stsb:2.*.*', prompts.stsb, (metric_functions.pearson_spearman,)),
+  'glue_stsb': PublicTask(
+    'glue/stsb:2.*.*',
+    prompts.stsb,
+    (metric_functions.pearson_spearman,),
+    regression=Regression(_SENTENCES, lowest=0, highest=5),
+  ),
   'glue_mnli': _glue(
     'mnli',
     ('hypothesis', 'premise'),
@@ -171,6 +177,18 @@ def task(
     postprocess_fn=row.postprocess_fn,
     metrics=row.metrics if metrics is None else metrics,
   )
+
+
+def records(name: str, split: str, *, tfds_data_dir: str | None = None) -> Iterator[dict[str, Any]]:
+  """Yields the records of a public task's data set as it has them, text as str.
+
+  Raises:
+    UnicodeDecodeError: a text is not UTF-8.
+  """
+  row = TASKS[name]
+  source = seqio.TfdsDataSource(row.tfds_name, tfds_data_dir, dict(row.splits))
+  for record in source.get_dataset(split, shuffle=False).as_numpy_iterator():
+    yield text.decoded(record)
 
 
 class _Source(seqio.TfdsDataSource):

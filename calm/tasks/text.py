@@ -76,8 +76,7 @@ def task(
   Raises:
     ValueError: seqio takes no such name.
   """
-  if not re.fullmatch(r'[\w.:]+', name):
-    raise ValueError(f'Task name {name!r} (TASK_NAME): letters, digits, _ . and : are allowed.')
+  check_name(name)
   feature = seqio.Feature(vocabulary, add_eos=True)
   return seqio.Task(
     name,
@@ -87,6 +86,12 @@ def task(
     postprocess_fn=postprocess_fn or references,
     metric_fns=[metrics] if callable(metrics) else list(metrics),
   )
+
+
+def check_name(name: str):
+  """Raises a ValueError for a name that seqio takes for no task."""
+  if not re.fullmatch(r'[\w.:]+', name):
+    raise ValueError(f'Task name {name!r} (TASK_NAME): letters, digits, _ . and : are allowed.')
 
 
 def references(text, example=None, is_target=False):
@@ -162,22 +167,26 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
   dataset = text.preprocess_postcache(dataset, sequence_length=None, seed=0)
   for index, example in enumerate(dataset.as_numpy_iterator()):
     try:
-      decoded = _decoded(example)
+      found = decoded(example)
     except UnicodeDecodeError:
       raise ValueError(f'{task.name} {split} example {index}: not UTF-8.') from None
-    yield _renamed(decoded)
+    yield _renamed(found)
 
 
 def _renamed(example):
   return {f'{key}_pretokenized' if key in FEATURES else key: v for key, v in example.items()}
 
 
-def _decoded(value):
-  """Bytes to str, inside dicts and arrays too."""
+def decoded(value: Any) -> Any:
+  """Bytes to str, inside dicts and arrays too.
+
+  Raises:
+    UnicodeDecodeError: they are not UTF-8.
+  """
   if isinstance(value, Mapping):
-    return {key: _decoded(item) for key, item in value.items()}
+    return {key: decoded(item) for key, item in value.items()}
   if isinstance(value, bytes):
     return value.decode('utf-8')
   if isinstance(value, np.ndarray) and value.dtype == object:
-    return [_decoded(item) for item in value]
+    return [decoded(item) for item in value]
   return value
