@@ -13,7 +13,9 @@ and nothing that it does not name is computed. A measure of your own is a functi
 """
 
 import dataclasses
+import functools
 import inspect
+import math
 from collections.abc import Callable
 
 import jax
@@ -21,6 +23,16 @@ import jax.numpy as jnp
 
 Measure = Callable[..., jax.Array]
 EVIDENCE = ('logits', 'shortlist_logits', 'hidden', 'previous', 'exit_score')
+
+
+def within(ends: Callable[[int], tuple[float, float]]) -> Callable[[Measure], Measure]:
+  """Marks a measure whose range is not [0, 1]: `ends` gives it for a number of logits."""
+
+  def mark(measure):
+    measure.ends = ends
+    return measure
+
+  return mark
 
 
 def needs(measure: Measure) -> tuple[str, ...]:
@@ -67,6 +79,7 @@ def shortlist_margin(shortlist_logits: jax.Array) -> jax.Array:
   return softmax_margin(shortlist_logits)
 
 
+@within(lambda num_outputs: (1 / num_outputs, 1.0))
 def largest_probability(logits: jax.Array) -> jax.Array:
   """The largest probability of logits[..., V], in [1/V, 1]."""
   logits = logits.astype(jnp.float32)
@@ -80,6 +93,17 @@ def entropy_confidence(logits: jax.Array) -> jax.Array:
   # A word of probability 0 adds nothing, where 0 * -inf would be NaN.
   terms = jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * log_probs)
   return jnp.clip(1 + terms.sum(-1) / jnp.log(logits.shape[-1]), 0, 1)
+
+
+@within(lambda num_outputs: (-math.inf, math.inf))
+def negative_energy(logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+  """Minus the free energy of logits[..., V], T log sum exp(logits / T); any real number.
+
+  E-LANG, Eq. 3, https://arxiv.org/abs/2203.00748. It looks at how large logits are, which
+  probabilities do not tell: of normalised log-probabilities it is 0 throughout.
+  """
+  logits = logits.astype(jnp.float32)
+  return temperature * jax.nn.logsumexp(logits / temperature, axis=-1)
 
 
 def state_saturation(hidden: jax.Array, previous: jax.Array) -> jax.Array:
@@ -101,6 +125,20 @@ def classifier(exit_score: jax.Array) -> jax.Array:
   CALM's early exit classifier, section 3.5; `calm.training.exit_classifier` trains it.
   """
   return jax.nn.sigmoid(exit_score.astype(jnp.float32))
+
+
+def name_of(measure: Measure) -> str:
+  """What a measure is called in tables and paths; of functools.partial, the function's name."""
+  while isinstance(measure, functools.partial):
+    measure = measure.func
+  return getattr(measure, '__name__', None) or type(measure).__name__
+
+
+def ends(measure: Measure, num_outputs: int) -> tuple[float, float]:
+  """The range of a measure of `num_outputs` logits: [0, 1], if `within` marks no other."""
+  while isinstance(measure, functools.partial):
+    measure = measure.func
+  return getattr(measure, 'ends', lambda _: (0.0, 1.0))(num_outputs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""When an example stops: what classifiers that are asked one after the other are sure of.
+
+A measure of examples is asked at each exit for a confidence, and the example stops where that
+reaches a threshold. It may remember what it has seen of an example. Its two ends are exact: at the
+loose end all stop at the first classifier, at the strict end none stops before the last, whatever
+rounding says of a confidence (a float32 probability is 1 from a gap of 17 between logits on).
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from calm.exits import confidence
+
+
+class ExampleMeasure(Protocol):
+  """How sure the classifiers asked so far are; all of it is traced."""
+
+  @property
+  def name(self) -> str:
+    """What it is called in tables and paths."""
+
+  def ends(self, num_outputs: int) -> tuple[float, float]:
+    """The thresholds at which all stop at the first classifier, and none before the last."""
+
+  def init(self, num_rows: int) -> Any:
+    """What is known of rows before any classifier is asked: arrays with rows first, or ()."""
+
+  def __call__(
+    self, seen: Any, outputs: jax.Array, exit_score: jax.Array | None
+  ) -> tuple[Any, jax.Array]:
+    """What is known after a classifier's outputs[B, C] and exit_score[B], and confidence[B]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence:
+  """A measure of `calm.exits.confidence` by what one classifier says.
+
+  Largest probability (SWEET), entropy (DeeBERT), margin, negative energy (E-LANG), or, with
+  `confidence.classifier`, what a module that learns to exit says (BERxiT).
+  """
+
+  measure: confidence.Measure = confidence.largest_probability
+
+  @property
+  def name(self) -> str:
+    """The measure's."""
+    return confidence.name_of(self.measure)
+
+  def ends(self, num_outputs: int) -> tuple[float, float]:
+    """The measure's range."""
+    return confidence.ends(self.measure, num_outputs)
+
+  def init(self, num_rows: int) -> Any:
+    """Nothing."""
+    del num_rows
+    return ()
+
+  def __call__(self, seen, outputs, exit_score):
+    """The measure of these outputs alone.
+
+    Raises:
+      ValueError: it asks for an exit score, and nothing has learned to exit.
+    """
+    evidence = {'logits': outputs, 'exit_score': exit_score}
+    needs = confidence.needs(self.measure)
+    for name in needs:
+      if evidence.get(name) is None:
+        raise ValueError(
+          f'{self.name} asks for {name}, which these classifiers do not have'
+          f'{": train with LEARNING_TO_EXIT" if name == "exit_score" else ""}.'
+        )
+    return seen, self.measure(**{name: evidence[name] for name in needs})
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+  """How many classifiers in a row have agreed with the one before; a threshold of p needs p + 1.
+
+  PABEE, Zhou et al., section 3.2, https://arxiv.org/abs/2006.04152. The count starts again where
+  two disagree. A regression agrees where two answers lie closer than `tolerance`.
+
+  Raises:
+    ValueError: the tolerance is not above 0.
+  """
+
+  tolerance: float | None = None  # of a regression; None compares labels
+
+  name = 'patience'
+
+  def __post_init__(self):
+    if self.tolerance is not None and not self.tolerance > 0:
+      raise ValueError(f'tolerance must be above 0, not {self.tolerance}.')
+
+  def ends(self, num_outputs: int) -> tuple[float, float]:
+    """No agreement at all, and more than there can be."""
+    del num_outputs
+    return 0.0, math.inf
+
+  def init(self, num_rows: int) -> Any:
+    """No answer yet."""
+    answer = jnp.full(num_rows, -1 if self.tolerance is None else jnp.nan)
+    return {'answer': answer.astype(jnp.float32), 'count': jnp.full(num_rows, -1.0)}
+
+  def __call__(self, seen, outputs, exit_score):
+    """The number of agreements that end with these outputs, from 0."""
+    del exit_score
+    if self.tolerance is None:
+      answer = outputs.argmax(-1).astype(jnp.float32)
+      agrees = answer == seen['answer']
+    else:
+      answer = outputs[..., 0].astype(jnp.float32)
+      agrees = jnp.abs(answer - seen['answer']) < self.tolerance  # Not with NaN: there is none.
+    count = jnp.where(agrees, seen['count'] + 1, 0.0)
+    return {'answer': answer, 'count': count}, count
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedExit:
+  """The number of classifiers asked: with a threshold of k, all stop at the k-th."""
+
+  name = 'fixed_exit'
+
+  def ends(self, num_outputs: int) -> tuple[float, float]:
+    """The first, and one behind all."""
+    del num_outputs
+    return 1.0, math.inf
+
+  def init(self, num_rows: int) -> Any:
+    """None asked yet."""
+    return jnp.zeros(num_rows)
+
+  def __call__(self, seen, outputs, exit_score):
+    """One more."""
+    del outputs, exit_score
+    return seen + 1, seen + 1
+
+
+def confidences(measure: ExampleMeasure, outputs, exit_scores=None) -> jax.Array:
+  """Confidences[B, M] of a measure asked at M exits, of outputs[B, M, C] and exit_scores[B, M]."""
+  seen, found = measure.init(len(outputs)), []
+  for k in range(outputs.shape[1]):
+    score = None if exit_scores is None else exit_scores[:, k]
+    seen, confidence = measure(seen, jnp.asarray(outputs[:, k]), score)
+    found.append(confidence)
+  return jnp.stack(found, axis=1)
+
+
+def may_exit(confidences, threshold, ends: tuple[float, float]) -> jax.Array:
+  """Where confidences[...] reach a threshold between the two `ends`; bool[...].
+
+  At or below the loose end everywhere, at or above the strict end nowhere; NaN reaches nothing.
+  """
+  loose, strict = ends
+  return ((confidences >= threshold) & (threshold < strict)) | (threshold <= loose)
