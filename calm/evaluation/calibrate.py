@@ -15,7 +15,7 @@ from calm import fingerprints, storage
 from calm.calibration import bounds, consistency, testing
 from calm.calibration import certificate as certificates
 from calm.evaluation.losses import check_objective, losses_of
-from calm.evaluation.outcomes import Rerun
+from calm.evaluation.outcomes import outcomes_of
 from calm.evaluation.predictor import Predictor
 from calm.evaluation.split import read_split
 
@@ -76,7 +76,7 @@ def calibrate(
   for delta in deltas:
     testing.check_sample_size(len(read.examples), delta, epsilon, p_value, procedure, len(grid))
   with storage.lock(Path(workdir, FOLDER, '.lock'), f'{workdir}/{FOLDER}'):
-    outcomes = Rerun(read, predictor, Path(workdir, FOLDER), name)
+    outcomes = outcomes_of(read, predictor, Path(workdir, FOLDER), name)
     losses_at = functools.cache(losses_of(outcomes, objective, dissimilarity))
     found = []
     for delta in deltas:

@@ -6,19 +6,20 @@ goes on.
 """
 
 import dataclasses
+import functools
 import itertools
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from calm import fingerprints, storage
 from calm.evaluation import journal
 from calm.evaluation.predict import run
-from calm.evaluation.predictor import Identity, Predictor, Row
+from calm.evaluation.predictor import Identity, Predictor, Replayable, Row
 from calm.evaluation.split import Split, head
 
 ROWS = 'predictions.jsonl'
@@ -102,6 +103,45 @@ class Rerun:
       )
       print(f'{results.folder}: {costs}, {results.seconds:.1f} s', file=sys.stderr)
     return results
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+  """Outcomes of a predictor that is run once: every threshold is looked up in what that gave.
+
+  For systems whose early answers change nothing that follows, as those of classifiers.
+  """
+
+  split: Split
+  predictor: Replayable
+  folder: Path
+
+  def full(self) -> Results:
+    """What the full system says."""
+    return self._replayed(None)
+
+  def at(self, threshold: float) -> Results:
+    """What is said at a threshold."""
+    return self._replayed(threshold)
+
+  def _replayed(self, threshold):
+    rows = self.predictor.replay(self._recorded.rows, threshold)
+    return dataclasses.replace(self._recorded, rows=rows)
+
+  @functools.cached_property
+  def _recorded(self) -> Results:
+    folder = self.folder / self.split.name / 'recorded'
+    return predict_split(self.split, self.predictor.recording, folder)
+
+
+def outcomes_of(split: Split, predictor: Predictor, folder: Path, name: str) -> Outcomes:
+  """A split at every threshold of a predictor, by as few runs as it needs.
+
+  `folder` keeps what is predicted, `name` is that of the predictor's family in paths.
+  """
+  if hasattr(type(predictor), 'replay'):
+    return Replay(split, cast(Replayable, predictor), folder)
+  return Rerun(split, predictor, folder, name)
 
 
 def predict_split(split: Split, predictor: Predictor, folder: Path) -> Results:

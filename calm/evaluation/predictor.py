@@ -64,6 +64,17 @@ class Predictor(Protocol):
     """Answers, in order; `units` is at least 0 and costs are totals of the example."""
 
 
+class Replayable(Predictor, Protocol):
+  """A predictor of which one run tells what it would say at any threshold."""
+
+  @property
+  def recording(self) -> Predictor:
+    """What is to be run: its rows hold all that thresholds decide about."""
+
+  def replay(self, rows: Sequence[Row], threshold: float | None) -> list[Row]:
+    """The rows that `at(threshold)` would give, of those of `recording`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FunctionPredictor:
   """A Python function as a predictor: of examples and a threshold (None is the safe end) to rows.
