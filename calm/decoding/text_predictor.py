@@ -1,7 +1,6 @@
 """From texts to predictions, a batch at a time: examples in, JSON-ready rows out."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from calm import fingerprints, notices
 from calm.decoding import generator as generators
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
+from calm.models import parameters
 from calm.tasks import fidelity, tokenization
 from calm.tasks import identity as identities
 from calm.tasks.examples import Example
@@ -212,7 +212,7 @@ class TextPredictor:
     drawn = {'seed': self.seed} if self.generator.draws else {}
     return {
       'model': fingerprints.identity(config),
-      'params': _params_fingerprint(_Identical(self.params)),
+      'params': parameters.fingerprint(self.params),
       'vocabulary': fingerprints.identity(identities.describe_vocabulary(self.vocabulary)),
       'rule': fingerprints.identity(rule),
       'fill': self.generator.fill,
@@ -253,30 +253,11 @@ class TextPredictor:
     return result
 
 
-@dataclasses.dataclass(frozen=True)
-class _Identical:
-  """Parameters as a key of a cache: the very same arrays are equal, no others."""
-
-  params: Any
-
-  def __hash__(self):
-    return hash(tuple(map(id, jax.tree.leaves(self.params))))
-
-  def __eq__(self, other):
-    mine, its = jax.tree.leaves(self.params), jax.tree.leaves(other.params)
-    return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
-
-
 def _check_utf8(text, example):
   try:
     text.encode('utf-8')
   except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
     raise ValueError(f'{example.where}: {HALF_A_PAIR}') from None
-
-
-@functools.lru_cache(maxsize=1)
-def _params_fingerprint(key: _Identical) -> str:
-  return fingerprints.fingerprint(key.params)
 
 
 def padded_length(longest: int, inputs_length: int) -> int:

@@ -3,6 +3,7 @@
 A flat name is the path in the parameter tree, joined by '/': 'decoder/layers_0/mlp/wo/kernel'.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 import jax
 from flax import traverse_util
 from jax.sharding import PartitionSpec
+
+from calm import fingerprints
 
 
 class Network(Protocol):
@@ -120,3 +123,27 @@ def require_fit(where, expected, found, settings=(), mends=()):
 
 def _shape(shape):
   return '[' + ', '.join(map(str, shape)) + ']'
+
+
+def fingerprint(params: Any) -> str:
+  """`calm.fingerprints.fingerprint` of parameters; the last ones' is remembered."""
+  return _fingerprint(_Identical(params))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Identical:
+  """Parameters as a key of a cache: the very same arrays are equal, no others."""
+
+  params: Any
+
+  def __hash__(self):
+    return hash(tuple(map(id, jax.tree.leaves(self.params))))
+
+  def __eq__(self, other):
+    mine, its = jax.tree.leaves(self.params), jax.tree.leaves(other.params)
+    return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _fingerprint(key: _Identical) -> str:
+  return fingerprints.fingerprint(key.params)

@@ -94,6 +94,17 @@ def load(directory, config=None, *, cut_decoder=False):
   return config, _read(directory, source, source.network(config), cut_decoder)
 
 
+def config_of(directory):
+  """The config of the network in a directory, as its files tell; no weights are read.
+
+  Of a T5X checkpoint it is what the shapes tell, as `load` says.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`, for what is not there or of another kind.
+  """
+  return _source(Path(directory)).config
+
+
 def initial_params(directory, model, *, cut_decoder=False, fresh=None, seed=0):
   """Parameters to begin training `model` with, from a checkpoint that fits it but for its `fresh`.
 
