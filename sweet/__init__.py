@@ -1,0 +1,1 @@
+"""SWEET: encoders that stop early for each example."""

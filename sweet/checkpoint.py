@@ -1,0 +1,182 @@
+"""What a run begins with: an encoder's checkpoint, its tokenizer, and fresh classifiers.
+
+A run keeps a copy of the encoder's settings and tokenizer in its workdir, so that it can be moved
+and needs the checkpoint no more once it has one of its own.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from calm import model_folders, storage
+from calm.models import huggingface_encoder, parameters, pretrained
+from calm.tasks import wordpiece
+from calm.tasks.classification import Form
+from calm.training.guards import writing
+from sweet.model import ENCODERS, EarlyExitClassifier, ExitsConfig
+from sweet.multi_model import MultiModel
+from sweet.objectives import Classifiers
+
+FOLDER = 'encoder'
+CONFIG = 'config.json'
+
+
+def directory(checkpoint: str | None, workdir: str | None) -> Path:
+  """Where the encoder's settings and tokenizer lie: in the workdir, once a run has begun there.
+
+  Raises:
+    FileNotFoundError: neither is there.
+  """
+  kept = Path(workdir, FOLDER) if workdir else None
+  if kept and kept.is_dir():
+    return kept
+  if not checkpoint:
+    raise FileNotFoundError(
+      f'There is no {kept or "workdir"}: name a directory with an encoder, as in'
+      ' --gin.CHECKPOINT=checkpoints/bert, or the workdir of a run.'
+    )
+  return Path(checkpoint)
+
+
+def exits_config(
+  *,
+  checkpoint: str | None = None,
+  workdir: str | None = None,
+  exits: Sequence[int] | None = None,
+  labels: Form,
+  dropout_rate: float | None = None,
+  dtype: Any = 'float32',
+  remat: bool = False,
+  **choices: Any,
+) -> ExitsConfig:
+  """Classifiers after layers of a checkpoint's encoder, whose sizes are read from its config.json.
+
+  Args:
+    checkpoint: directory of a BERT or DeBERTa, as `calm.models.pretrained.load` takes it.
+    workdir: of the run; what it has kept goes before the checkpoint.
+    exits: layers, from 1; None for the paper's.
+    labels: what a record is asked for.
+    dropout_rate: of states, attention and classifiers; None for the checkpoint's.
+    dtype, remat: of the encoder.
+    choices: what else `ExitsConfig` takes.
+
+  Raises:
+    FileNotFoundError: there is no such directory.
+    ValueError: it holds no encoder, or a choice that cannot be.
+  """
+  found = directory(checkpoint, workdir)
+  encoder = _kept_config(found) if found.name == FOLDER else pretrained.config_of(found)
+  if type(encoder) not in ENCODERS:
+    raise ValueError(f'{found} holds a {type(encoder).__name__}: an encoder is needed.')
+  changes: dict[str, Any] = {'dtype': dtype, 'remat': remat}
+  if dropout_rate is not None:
+    changes |= dict.fromkeys(('dropout_rate', 'attention_dropout_rate'), dropout_rate)
+    changes['classifier_dropout_rate'] = None
+  encoder = dataclasses.replace(encoder, **changes)
+  return ExitsConfig(encoder, exits, labels.num_outputs, **choices)
+
+
+def tokenizer(checkpoint: str | None = None, workdir: str | None = None) -> wordpiece.Tokenizer:
+  """The encoder's own tokenizer, as kept in the workdir, or else the checkpoint's."""
+  return wordpiece.load(directory(checkpoint, workdir))
+
+
+def initial_params(checkpoint: str, model: Classifiers, *, seed: int = 0) -> dict[str, Any]:
+  """The checkpoint's encoder and pooler under every classifier, whose own layer is fresh.
+
+  Each pooler is a copy of the checkpoint's; where that has none they are fresh, and stderr says so.
+
+  Args:
+    checkpoint: directory of the encoder.
+    model: what is to be trained.
+    seed: of what is fresh.
+
+  Returns:
+    Parameters of the model, a nested dict of arrays on the host.
+
+  Raises:
+    FileNotFoundError, ValueError: as `calm.models.pretrained.load`; or the encoder is another than
+      the model's.
+  """
+  config, found = pretrained.load(checkpoint)
+  theirs, ours = (_comparable(one) for one in (config, model.config.encoder))
+  differing = [name for name in ours if theirs.get(name) != ours[name]]
+  if differing:
+    listed = ', '.join(f'{name} is {theirs.get(name)}, not {ours[name]}' for name in differing)
+    raise ValueError(f"The encoder of {checkpoint} is another than the model's: {listed}.")
+  flat = parameters.flatten(found)
+  if model.config.pooler != 'none' and not any(name.startswith('pooler/') for name in flat):
+    storage.warn(f'{checkpoint} has no pooler: those of the classifiers begin anew.')
+  fresh = jax.device_get(model.init_params(jax.random.key(seed)))
+  if isinstance(model, MultiModel):
+    return {
+      f'model_{k}': _begun(one, fresh[f'model_{k}'], flat) for k, one in enumerate(model.models, 1)
+    }
+  return _begun(model, fresh, flat)
+
+
+def keep(checkpoint: str | None, workdir: str):
+  """Leaves the encoder's config and tokenizer in the workdir of a run, if they are not there yet.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    WorkdirError: they cannot be written.
+  """
+  if not Path(workdir, FOLDER).is_dir():
+    _keep(directory(checkpoint, workdir), Path(workdir, FOLDER))
+
+
+def _keep(source: Path, folder: Path):
+  """Writes an encoder's config and copies its tokenizer, whole or not at all."""
+  config = pretrained.config_of(source)
+  source = model_folders.transformer_folder(source)
+  made = folder.with_name(f'{folder.name}.partial')
+  with writing(folder):
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    fields = {**dataclasses.asdict(config), 'dtype': str(config.dtype)}
+    storage.write_record(made / CONFIG, {'class': type(config).__name__, 'fields': fields})
+    for name in huggingface_encoder.TOKENIZER_FILES:
+      if (source / name).is_file():
+        shutil.copyfile(source / name, made / name)
+    made.rename(folder)
+
+
+def _kept_config(folder: Path) -> Any:
+  """The config that `_keep` wrote.
+
+  Raises:
+    FileNotFoundError, DamagedError: there is none, or it is damaged.
+  """
+  kept = storage.read_record(folder / CONFIG)
+  classes = {one.__name__: one for one in ENCODERS}
+  try:
+    return classes[kept['class']](**kept['fields'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise storage.DamagedError(f'{folder / CONFIG} holds no encoder: {error}.') from None
+
+
+def _comparable(encoder) -> dict[str, Any]:
+  """The settings that decide what an encoder computes, but for its depth, heads and type."""
+  left_out = {'num_layers', 'pooler', 'num_labels', 'dtype'}
+  return {
+    field.name: getattr(encoder, field.name)
+    for field in dataclasses.fields(encoder)
+    if field.metadata.get('identity', True) and field.name not in left_out
+  }
+
+
+def _begun(model: EarlyExitClassifier, fresh, flat) -> dict[str, Any]:
+  """`fresh` parameters of a model with those of a checkpoint, flat, wherever it has them."""
+  begun = parameters.flatten(fresh)
+  for name in begun:
+    theirs = name.removeprefix('encoder/')
+    if name.startswith('pooler'):
+      theirs = f'pooler/{name.partition("/")[2]}'
+    if (name.startswith(('encoder/', 'pooler'))) and theirs in flat:
+      begun[name] = flat[theirs]
+  return parameters.unflatten(begun)

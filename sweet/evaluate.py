@@ -1,0 +1,121 @@
+"""What a run's classifiers score: each alone, and together at every threshold.
+
+Rotem et al., section 3.2 (Table 1) and 3.3 (Figure 4), https://arxiv.org/abs/2306.02307.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calm import storage
+from calm.evaluation.outcomes import Results, outcomes_of
+from calm.evaluation.split import read_split
+from calm.exits import stopping
+from sweet import curves
+from sweet.predictor import ExitsPredictor
+
+FOLDER = 'curves'
+
+
+def measure_curve(
+  *,
+  task,
+  split: str,
+  predictor: ExitsPredictor,
+  workdir: str,
+  thresholds: Sequence[float] | None = None,
+  ratios: Sequence[float] = curves.RATIOS,
+  metric: str | None = None,
+  limit: int | None = None,
+) -> dict[str, Any]:
+  """Scores every classifier alone and the system at every threshold; prints and returns a record.
+
+  `workdir`/curves/<split>_<measure>.json keeps it. The split is predicted once: what it says at a
+  threshold is looked up.
+
+  Args:
+    task: of labelled texts.
+    split: of it.
+    predictor: of the run.
+    workdir: of the run.
+    thresholds: None for the paper's eleven, of which the measure's ends are the first and last; for
+      patience every number of agreements.
+    ratios: of the full model's layers, at which the curve is read.
+    metric: which of the task's metrics counts; its first by default.
+    limit: examples at most.
+
+  Returns:
+    'classifiers' (a score for each, and its metrics), 'points' (threshold, ratio, score), 'at' (the
+    score at each ratio, None where the curve does not reach), 'area', and what it is of.
+
+  Raises:
+    ValueError: as `calm.evaluation.outcomes.predict_split`; or the task has no such metric.
+  """
+  read = read_split(task, split, limit=limit)
+  folder = Path(workdir, FOLDER)
+  num_layers = predictor.model.exits[-1]
+  with storage.lock(folder / '.lock', f'{workdir}/{FOLDER}'):
+    run = outcomes_of(read, predictor, folder, predictor.name)
+    alone = [
+      read.score(_fixed(run, predictor, k).predictions) for k in range(1, _count(predictor) + 1)
+    ]
+    metric = metric or next(iter(alone[0]))
+    if metric not in alone[0]:
+      raise ValueError(f'metric: {metric!r} is not one of {", ".join(alone[0])}.')
+    score = functools.partial(_point, read, metric)
+    values = _thresholds(predictor) if thresholds is None else list(thresholds)
+    points = [{'threshold': value, **score(run.at(value), num_layers)} for value in values]
+    line = curves.curve([one['ratio'] for one in points], [one['score'] for one in points])
+    at = {f'{ratio:.4f}': _number(line.at(ratio)) for ratio in ratios}
+    record = {
+      'split': split,
+      'measure': predictor.name,
+      'metric': metric,
+      'exits': list(predictor.model.exits),
+      'num_examples': len(read.examples),
+      'classifiers': [{'score': one[metric], **one} for one in alone],
+      'points': points,
+      'at': at,
+      'area': _number(line.area(predictor.model.exits[0] / num_layers)),
+      'temperatures': predictor.temperatures,
+    }
+    storage.write_record(folder / f'{split}_{predictor.name}.json', record)
+  print(json.dumps(record, indent=2))
+  return record
+
+
+def _count(predictor):
+  return len(predictor.model.exits)
+
+
+def _fixed(run, predictor, k) -> Results:
+  """What classifier k says of every example."""
+  fixed = dataclasses.replace(predictor, measure=stopping.FixedExit())
+  return dataclasses.replace(run, predictor=fixed).at(float(k))
+
+
+def _point(read, metric, results: Results, num_layers: int) -> dict[str, float]:
+  layers = results.cost('layers')
+  ratio = curves.speedup_ratio(layers, num_layers)
+  return {'ratio': ratio, 'score': read.score(results.predictions)[metric]}
+
+
+def _thresholds(predictor) -> list[float]:
+  """From where all leave at once to where none does."""
+  loose, strict = predictor.measure.ends(predictor.labels.num_outputs)
+  if isinstance(predictor.measure, stopping.Patience):
+    return [float(count) for count in range(_count(predictor) + 1)]
+  if not np.isfinite([loose, strict]).all():
+    raise ValueError(
+      f'{predictor.name} has no ends to space thresholds between: give `thresholds`.'
+    )
+  return np.linspace(loose, strict, curves.NUM_THRESHOLDS).tolist()
+
+
+def _number(value: float) -> float | None:
+  return None if np.isnan(value) else value

@@ -1,0 +1,220 @@
+"""Running classifiers stage by stage: rows that are sure leave, the others go on in full batches.
+
+All rows go through the first block, those that stay are batched anew for the next, and so on, so
+that a file costs its mean depth and one batch per stage that is not full. Rows of about one length
+stand together. A program is compiled for each stage, size of batch and length, and none for another
+threshold.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from calm.exits import buckets, stopping
+from calm.tasks.length_sorted import padded_length
+from calm.tasks.tokenization import pad_rows
+from sweet.objectives import Classifiers
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """What was said of n rows."""
+
+  exits: np.ndarray  # int32[n], the classifier that answered, from 1
+  outputs: np.ndarray  # float32[n, C], its logits by its temperature, or the number of a regression
+  confidences: np.ndarray  # float32[n]
+
+
+@dataclasses.dataclass
+class _Batch:
+  """Rows on their way, with rows of padding behind them."""
+
+  rows: list[int]  # which of those asked for
+  inputs: dict[str, Any]  # `tokens`, `token_types` int32[B, T] and `lengths` int32[B]
+  state: Any  # float[B, T, D]; None before the first block, and of models that share none
+  seen: Any  # the measure's, rows first
+
+
+@dataclasses.dataclass(frozen=True)
+class StagedRun:
+  """Classifiers, the measure that lets rows leave, and how rows are batched.
+
+  Raises:
+    ValueError: a size is below 1.
+  """
+
+  model: Classifiers
+  measure: stopping.ExampleMeasure
+  max_batch_size: int = 32
+  max_length: int = 512
+
+  def __post_init__(self):
+    for name in ('max_batch_size', 'max_length'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be at least 1, not {getattr(self, name)}.')
+
+  def __call__(
+    self,
+    params: Any,
+    texts: Sequence[tuple[np.ndarray, np.ndarray]],
+    threshold: float | None,
+    temperatures: Sequence[float] | None = None,
+  ) -> Answers:
+    """Answers of rows; what is said of one does not depend on the others.
+
+    Args:
+      params: of the model.
+      texts: (tokens, token types) int32[n] of each row, n from 1 to max_length.
+      threshold: of the measure; None lets no row leave early.
+      temperatures: by which each classifier's logits are divided; None is 1 for all.
+
+    Raises:
+      ValueError: the threshold is NaN.
+    """
+    value = np.float32(np.inf if threshold is None else threshold)
+    if np.isnan(value):
+      raise ValueError('The threshold is NaN: give a number, or None to never exit early.')
+    last = len(self.model.exits)
+    by = np.ones(last, np.float32) if temperatures is None else np.asarray(temperatures, np.float32)
+    outputs = np.zeros((len(texts), self.model.config.num_outputs), np.float32)
+    answers = Answers(np.zeros(len(texts), np.int32), outputs, np.zeros(len(texts), np.float32))
+    batches = list(self._batches([_Row(i, *text) for i, text in enumerate(texts)]))
+    for k in range(1, last + 1):
+      staying = [self._stage(params, k, batch, value, by[k - 1], answers) for batch in batches]
+      if k < last:
+        batches = list(self._regrouped(batches, staying))
+    return answers
+
+  def everything(
+    self, params: Any, texts: Sequence[tuple[np.ndarray, np.ndarray]]
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """What every classifier says of every row; arguments are those of a call.
+
+    Returns:
+      (outputs float32[n, M, C], exit scores float32[n, M] or None), temperatures left out.
+    """
+    exits, outputs = len(self.model.exits), self.model.config.num_outputs
+    found = np.zeros((len(texts), exits, outputs), np.float32)
+    scores = np.zeros((len(texts), exits), np.float32)
+    scored = False
+    for batch in self._batches([_Row(i, *text) for i, text in enumerate(texts)]):
+      state, count = None, len(batch.rows)
+      for k in range(1, exits + 1):
+        state, output, score = classify(params, batch.inputs, state, model=self.model, k=k)
+        found[batch.rows, k - 1] = np.asarray(output)[:count]
+        if score is not None:
+          scored = True
+          scores[batch.rows, k - 1] = np.asarray(score)[:count]
+    return found, scores if scored else None
+
+  def _stage(self, params, k, batch, threshold, temperature, answers) -> np.ndarray:
+    """Runs a stage in place, writes down who leaves; bool[n], who of the batch's rows stays."""
+    batch.state, batch.seen, outputs, confidences, leaves = stage(
+      params,
+      batch.inputs,
+      batch.state,
+      batch.seen,
+      threshold,
+      temperature,
+      model=self.model,
+      measure=self.measure,
+      k=k,
+    )
+    count = len(batch.rows)
+    outputs, confidences, leaves = (
+      np.asarray(one)[:count] for one in (outputs, confidences, leaves)
+    )
+    leaves = leaves | (k == len(self.model.exits))
+    gone = np.array(batch.rows, int)[leaves]
+    answers.exits[gone] = k
+    answers.outputs[gone] = outputs[leaves]
+    answers.confidences[gone] = confidences[leaves]
+    return ~leaves
+
+  def _regrouped(self, batches, staying) -> Iterator[_Batch]:
+    """The rows that stay, in batches: those that nobody left as they are, the others anew."""
+    pool = []
+    for batch, stays in zip(batches, staying, strict=True):
+      if stays.all():
+        yield batch
+      elif stays.any():
+        pool += _rows_of(batch, np.flatnonzero(stays))
+    yield from self._batches(pool)
+
+  def _batches(self, rows: list['_Row']) -> Iterator[_Batch]:
+    """Batches of rows of about one length, all full but for the last."""
+    rows = sorted(rows, key=lambda row: len(row.tokens))
+    for start in range(0, len(rows), self.max_batch_size):
+      some = rows[start : start + self.max_batch_size]
+      size = min(buckets.next_size(len(some)), self.max_batch_size)
+      yield self._batch(some, size, padded_length(len(some[-1].tokens), self.max_length))
+
+  def _batch(self, rows, size, length) -> _Batch:
+    inputs = {
+      'tokens': pad_rows([row.tokens for row in rows], length, size),
+      'token_types': pad_rows([row.token_types for row in rows], length, size),
+      'lengths': np.array([len(row.tokens) for row in rows] + [0] * (size - len(rows)), np.int32),
+    }
+    state, seen = None, self.measure.init(size)
+    if rows[0].state is not None:
+      state = np.zeros((size, length, rows[0].state.shape[-1]), rows[0].state.dtype)
+      for i, row in enumerate(rows):
+        state[i, : len(row.tokens)] = row.state[: len(row.tokens)]
+    if rows[0].seen is not None:
+      stacked = jax.tree.map(lambda *values: np.stack(values), *[row.seen for row in rows])
+      seen = jax.tree.map(
+        lambda own, fresh: np.concatenate([own, fresh[len(own) :]]), stacked, seen
+      )
+    return _Batch([row.index for row in rows], inputs, state, seen)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'k'))
+def classify(params, inputs, state, *, model, k):
+  """A stage without a measure, compiled: see `EarlyExitClassifier.stage`."""
+  return model.stage(params, k, inputs, state)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'measure', 'k'))
+def stage(params, inputs, state, seen, threshold, temperature, *, model, measure, k):
+  """One stage of all rows of a batch, compiled.
+
+  Returns:
+    (state at exit k, what the measure has seen, outputs[B, C] over the temperature,
+    confidences[B], bool[B] where that reaches the threshold).
+  """
+  state, outputs, scores = model.stage(params, k, inputs, state)
+  outputs = outputs / temperature
+  seen, confidences = measure(seen, outputs, scores)
+  ends = measure.ends(model.config.num_outputs)
+  leaves = stopping.may_exit(confidences, threshold, ends)
+  return state, seen, outputs, confidences, leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+  """One row between two stages."""
+
+  index: int
+  tokens: np.ndarray  # int32[n]
+  token_types: np.ndarray  # int32[n]
+  state: np.ndarray | None = None  # float[T, D], T at least n
+  seen: Any = None  # of the measure, without the axis of rows; None before the first stage
+
+
+def _rows_of(batch: _Batch, places) -> Iterator[_Row]:
+  """Rows of a batch by their places in it."""
+  state = None if batch.state is None else np.asarray(batch.state)
+  seen = jax.tree.map(np.asarray, batch.seen)
+  for place in places:
+    length = int(batch.inputs['lengths'][place])
+    yield _Row(
+      batch.rows[place],
+      batch.inputs['tokens'][place, :length],
+      batch.inputs['token_types'][place, :length],
+      None if state is None else state[place],
+      jax.tree.map(lambda values, i=place: values[i], seen),
+    )

@@ -1,0 +1,74 @@
+"""The `sweet` command: `sweet train | evaluate | curve | calibrate | predict`.
+
+This table and the gin files are the only places where all rooms meet.
+"""
+
+import sys
+
+from calm import commands
+from calm.commands import Command, Option
+
+GOES_ON = 'Interrupted, the same command goes on where it stopped.'
+CERTIFICATE = Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used')
+
+PROGRAM = commands.Program(
+  'sweet',
+  'Encoders that stop early: train, evaluate, predict.',
+  (
+    Command(
+      'train',
+      'sweet.train:train',
+      'train the classifiers of an encoder, or go on where a run stopped',
+      'Writes checkpoints, metrics.jsonl, TensorBoard events, temperatures, the tokenizer and the '
+      'configuration into the workdir. The same command again goes on from the newest checkpoint '
+      'there.',
+      shared=True,
+      begins_run=True,
+    ),
+    Command(
+      'evaluate',
+      'calm.evaluation.evaluate:evaluate',
+      "predict a split of the task and print the task's metrics",
+      GOES_ON,
+      (
+        Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'validation'", 'NAME'),
+        CERTIFICATE,
+      ),
+    ),
+    Command(
+      'curve',
+      'sweet.evaluate:measure_curve',
+      'score every classifier alone, and the whole at every threshold against what that costs',
+      f'Predicts a split once and writes a record into the workdir. {GOES_ON}',
+      (Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'validation'", 'NAME'),),
+    ),
+    Command(
+      'calibrate',
+      'calm.evaluation.calibrate:calibrate',
+      'find the lowest threshold that keeps the labels within a tolerance, and certify it',
+      'Predicts a split once, looks up what it says at one threshold after the other, and writes a '
+      f'certificate for each tolerance (DELTAS). {GOES_ON}',
+      (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+    ),
+    Command(
+      'predict',
+      'calm.evaluation.predict:predict',
+      'classify lines, JSON Lines or a split of the task to JSON Lines',
+      'Interrupted, the same command with the same --output goes on where it stopped.',
+      (
+        Option('--input', 'PREDICT_INPUT', "file of lines or records; '-' is standard input"),
+        Option('--output', 'PREDICT_OUTPUT', "file of JSON Lines to write; '-' is standard output"),
+        CERTIFICATE,
+      ),
+    ),
+  ),
+)
+
+
+def main(argv=None):
+  """Entry point of the `sweet` command; returns the exit code."""
+  return commands.main(PROGRAM, argv)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

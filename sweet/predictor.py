@@ -1,0 +1,203 @@
+"""From texts to labels: examples in, JSON-ready rows out, by the first classifier that is sure.
+
+A `calm.evaluation.predictor.Predictor` whose unit is the example. Its threshold is the measure's;
+one run in which no row leaves tells what it would say at every threshold.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from calm import fingerprints
+from calm.exits import stopping
+from calm.models import parameters
+from calm.tasks.classification import Classification, Form
+from calm.tasks.examples import Example
+from sweet.inference import StagedRun
+from sweet.objectives import Classifiers
+
+# Whose code decides what is said of an example.
+CODE = ('calm.models', 'calm.tasks', 'calm.exits', 'sweet')
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitsPredictor:
+  """Classifies examples; what a row says depends on its example alone.
+
+  A row has `prediction` (a label's name, or a number in digits), `units` (1), `costs` ('layers'
+  that were run for it), `exit` (the classifier that answered, from 1), `exit_layer`, `confidence`
+  (None where it is no number) and, of a classification, `probability`, the prediction's.
+
+  Raises:
+    ValueError: the labels are not as many as the classifiers' outputs, or temperatures not as many
+      as the exits.
+  """
+
+  model: Classifiers
+  params: Any
+  tokenizer: Any  # a calm.tasks.wordpiece tokenizer
+  labels: Form  # what outputs mean
+  length: int = 256  # tokens of a row at most
+  truncate: bool = True  # Cut longer texts instead of raising an error.
+  measure: stopping.ExampleMeasure = dataclasses.field(default_factory=stopping.Confidence)
+  threshold: float | None = None  # None never exits early
+  temperatures: Sequence[float] | None = None  # of each classifier; None is 1
+  max_batch_size: int = 32
+  batch_size: int = 1024  # examples whose rows are batched together
+  recorded: bool = False  # Whether rows hold what every classifier says.
+
+  unit = 'example'
+  flags = {  # noqa: RUF012, never written
+    'params': '--workdir',
+    'model': '--workdir or --gin.CONFIG',
+    'tokenizer': '--gin.CHECKPOINT',
+    'labels': '--gin.LABELS',
+    'length': '--gin.LENGTH',
+    'truncate': '--gin.TRUNCATE',
+    'measure': '--gin.MEASURE',
+    'temperatures': '--gin.TEMPERATURES',
+  }
+
+  def __post_init__(self):
+    outputs, exits = self.model.config.num_outputs, self.model.exits
+    if self.labels.num_outputs != outputs:
+      raise ValueError(f'{self.labels.num_outputs} labels for classifiers of {outputs} outputs.')
+    if self.temperatures is not None:
+      by = tuple(float(one) for one in self.temperatures)
+      if len(by) != len(exits) or not all(0 < one < float('inf') for one in by):
+        raise ValueError(f'temperatures are {by}: {len(exits)} above 0 are needed.')
+      object.__setattr__(self, 'temperatures', by)
+    # Once on the device, not with each batch.
+    object.__setattr__(self, 'params', jax.tree.map(jnp.asarray, self.params))
+
+  @property
+  def name(self) -> str:
+    """The measure's."""
+    return self.measure.name
+
+  @property
+  def results(self) -> tuple[str, ...]:
+    """All names that a row may have."""
+    recorded = ('outputs', 'exit_scores') if self.recorded else ()
+    said = ('prediction', 'units', 'costs', 'exit', 'exit_layer', 'confidence', 'probability')
+    return (*said, *recorded)
+
+  @property
+  def identity(self) -> Mapping[str, Any]:
+    """Model, parameters, tokenizer, labels, measure, threshold and code, by content.
+
+    How rows are batched does not count: a row does not see the others.
+    """
+    if self.recorded:
+      return {**self._system, 'recorded': True}
+    return {**self.family, 'threshold': self.threshold}
+
+  @property
+  def family(self) -> Mapping[str, Any]:
+    """The same, whatever the threshold."""
+    return {**self._system, 'measure': fingerprints.identity(self.measure)}
+
+  @property
+  def recording(self) -> 'ExitsPredictor':
+    """The same with rows that hold all that every classifier says."""
+    return dataclasses.replace(self, threshold=None, recorded=True)
+
+  def at(self, threshold: float | None) -> 'ExitsPredictor':
+    """The same at a threshold; None never exits early."""
+    return dataclasses.replace(self, threshold=threshold, recorded=False)
+
+  def check(self, examples: Sequence[Example]) -> None:
+    """Raises a ValueError that names the first example that it cannot read."""
+    self.tokenize(examples)
+
+  def tokenize(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Tokens and token types int32[n] of each example's texts.
+
+    Raises:
+      ValueError: some are too long and are not to be cut, or no texts that the tokenizer takes;
+        names the example.
+    """
+    encoded = self.tokenizer.encode(
+      [tuple(example.texts.values()) for example in examples],
+      self.length,
+      truncate=self.truncate,
+      where=[example.where for example in examples],
+    )
+    return [(one.tokens, one.token_types) for one in encoded]
+
+  def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """The rows of examples, in their order."""
+    texts = self.tokenize(examples)
+    if self.recorded:
+      outputs, scores = self._run.everything(self.params, texts)
+      recorded = [{'outputs': row.tolist()} for row in outputs]
+      if scores is not None:
+        recorded = [
+          {**row, 'exit_scores': s.tolist()} for row, s in zip(recorded, scores, strict=True)
+        ]
+      replayed = self._rows(*self._decide(outputs, scores, None))
+      return [{**row, **more} for row, more in zip(replayed, recorded, strict=True)]
+    answers = self._run(self.params, texts, self.threshold, self.temperatures)
+    return self._rows(answers.exits, answers.outputs, answers.confidences)
+
+  def replay(
+    self, rows: Sequence[Mapping[str, Any]], threshold: float | None
+  ) -> list[dict[str, Any]]:
+    """The rows that `at(threshold)` gives, of those of `recording`."""
+    outputs = np.array([row['outputs'] for row in rows], np.float32)
+    scores = [row['exit_scores'] for row in rows if 'exit_scores' in row]
+    return self._rows(
+      *self._decide(outputs, np.array(scores, np.float32) if scores else None, threshold)
+    )
+
+  @property
+  def _run(self) -> StagedRun:
+    return StagedRun(self.model, self.measure, self.max_batch_size, self.length)
+
+  @property
+  def _system(self) -> dict[str, Any]:
+    return {
+      'model': fingerprints.identity(self.model),
+      'params': parameters.fingerprint(self.params),
+      'tokenizer': fingerprints.identity(self.tokenizer),
+      'labels': fingerprints.identity(self.labels),
+      'length': self.length,
+      'truncate': self.truncate,
+      'temperatures': None if self.temperatures is None else list(self.temperatures),
+      'code': fingerprints.code(*CODE),
+    }
+
+  def _decide(self, outputs, scores, threshold):
+    """What `StagedRun` would say of outputs[n, M, C] and exit scores[n, M] or None."""
+    if self.temperatures is not None:
+      outputs = outputs / np.array(self.temperatures, np.float32)[:, None]
+    value = np.float32(np.inf if threshold is None else threshold)
+    confidences = np.asarray(stopping.confidences(self.measure, outputs, scores))
+    leaves = stopping.may_exit(confidences, value, self.measure.ends(outputs.shape[-1]))
+    leaves = np.array(leaves)
+    leaves[:, -1] = True
+    exits = leaves.argmax(1)
+    rows = np.arange(len(outputs))
+    return exits + 1, outputs[rows, exits], confidences[rows, exits]
+
+  def _rows(self, exits, outputs, confidences) -> list[dict[str, Any]]:
+    costs = self.model.layers_run
+    rows = []
+    for exit, output, confidence in zip(exits.tolist(), outputs, confidences.tolist(), strict=True):
+      row = {
+        'prediction': self.labels.answer(output),
+        'units': 1,
+        'costs': {'layers': costs[exit - 1]},
+        'exit': exit,
+        'exit_layer': self.model.exits[exit - 1],
+        'confidence': confidence if np.isfinite(confidence) else None,
+      }
+      if isinstance(self.labels, Classification):
+        shifted = np.exp(output - output.max())
+        row['probability'] = round(float(shifted.max() / shifted.sum()), 6)
+      rows.append(row)
+    return rows

@@ -1,0 +1,94 @@
+"""How much a classifier's probabilities are to be trusted: one temperature for each exit.
+
+Guo et al., https://arxiv.org/abs/1706.04599. Fitted on training rows that were held out, never on
+the split that is scored; labels stay as they are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from calm import storage
+from calm.exits.stopping import Confidence
+from calm.tasks.length_sorted import EncodedTexts
+from sweet.inference import StagedRun
+from sweet.objectives import Classifiers
+
+FILE = 'temperatures.json'
+LEAST = 50
+BOUNDS = (0.05, 20.0)
+
+
+def fit(outputs: np.ndarray, labels: Sequence[int]) -> tuple[float, ...]:
+  """The temperature of each classifier that makes the labels likeliest.
+
+  Args:
+    outputs: logits[n, M, C] of M classifiers.
+    labels: int[n].
+
+  Returns:
+    M temperatures within BOUNDS: logits are to be divided by them.
+
+  Raises:
+    ValueError: there are no rows, or not as many labels.
+  """
+  labels = np.asarray(labels, int)
+  if not len(labels) or len(labels) != len(outputs):
+    raise ValueError(f'{len(outputs)} rows with {len(labels)} labels: a temperature needs some.')
+  return tuple(_fit(outputs[:, k].astype(np.float64), labels) for k in range(outputs.shape[1]))
+
+
+def fit_run(workdir: str, model: Classifiers, params: Any, held_out: EncodedTexts, step: int):
+  """Fits a run's temperatures on held-out rows and writes them into the workdir.
+
+  With fewer than LEAST rows nothing is fitted: all are 1, and stderr says so.
+  """
+  temperatures = (1.0,) * len(model.exits)
+  if len(held_out) < LEAST:
+    storage.warn(
+      f'{len(held_out)} held-out rows are too few to fit temperatures ({LEAST}): all are 1.'
+    )
+  else:
+    texts = [(held_out.tokens[i], held_out.token_types[i]) for i in range(len(held_out))]
+    longest = int(np.diff(held_out.tokens.offsets).max())
+    outputs, _ = StagedRun(model, Confidence(), max_length=longest).everything(params, texts)
+    temperatures = fit(outputs, held_out.labels)
+  record = {'temperatures': list(temperatures), 'rows': len(held_out), 'step': step}
+  storage.write_record(Path(workdir, FILE), record)
+
+
+def of_run(workdir: str) -> tuple[float, ...] | None:
+  """The temperatures that training left in a workdir; None if it left none (a regression).
+
+  Raises:
+    DamagedError: the file is damaged.
+  """
+  path = Path(workdir, FILE)
+  if not path.exists():
+    return None
+  try:
+    return tuple(float(one) for one in storage.read_record(path)['temperatures'])
+  except (KeyError, TypeError, ValueError) as error:
+    raise storage.DamagedError(f'{path} holds no temperatures: {error}') from None
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+  """The mean of -log softmax(logits[n, C] / temperature) at labels[n], in nats."""
+  scaled = logits / temperature
+  of_labels = np.take_along_axis(scaled, labels[:, None], axis=1)[:, 0]
+  return float(np.mean(scipy.special.logsumexp(scaled, axis=1) - of_labels))
+
+
+def _fit(logits, labels):
+  # The loss is convex in 1 / T, so that of log T it has a single minimum.
+  found = scipy.optimize.minimize_scalar(
+    lambda log_t: negative_log_likelihood(logits, labels, np.exp(log_t)),
+    bounds=np.log(BOUNDS),
+    method='bounded',
+    options={'xatol': 1e-4},
+  )
+  return float(np.exp(found.x))

@@ -1,0 +1,155 @@
+"""Trains the classifiers of an encoder as the paper does, then fits their temperatures.
+
+Rotem et al., section 3.2 and appendix A, https://arxiv.org/abs/2306.02307; what the paper leaves
+open is the published code's: AdamW without decay of weights and without warm-up.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from calm.training import checkpoints, loop, optimizers
+from sweet import checkpoint as begin
+from sweet import temperature
+from sweet.data import Rows, draw, num_steps, train_batches
+from sweet.objectives import Classifiers, ExitsObjective, clipped_by_classifier
+
+CLIPPINGS = ('per_classifier', 'global')
+
+
+def train(
+  *,
+  model: Classifiers,
+  rows: Rows,
+  workdir: str,
+  method: str = 'sweet',
+  checkpoint: str | None = None,
+  split: str = 'train',
+  num_examples: int | None = None,
+  num_held_out: int = 500,
+  num_epochs: float = 2,
+  batch_size: int = 16,
+  window: int = 50,
+  learning_rate: float = 3e-5,
+  warmup_steps: int = 0,
+  weight_decay: float = 0.0,
+  max_gradient_norm: float | None = 1.0,
+  clipping: str | None = None,
+  weights: Sequence[float] | None = None,
+  seed: int = 0,
+  accepted: Callable[[], None] | None = None,
+  **settings: Any,
+):
+  """Trains a model, or goes on where a run stopped; when all is done, it fits temperatures.
+
+  The workdir gets checkpoints, metrics.jsonl, TensorBoard events, the encoder's config and
+  tokenizer, and temperatures.json.
+
+  Args:
+    model: of the method: `sweet.objectives.classifiers`.
+    rows: of the task.
+    workdir: of the run.
+    method: 'early_exit', 'sweet', 'multi_model' or 'alternating'.
+    checkpoint: directory of the encoder that the run begins with; None begins with fresh
+      parameters, and needs a workdir that has an encoder.
+    split: of the task.
+    num_examples: rows that are drawn to be trained on, for each seed; None is all.
+    num_held_out: rows that are drawn and not trained on, to fit temperatures on.
+    num_epochs: how often each row is seen.
+    batch_size: rows, over all hosts.
+    window: batches within which rows are sorted by length.
+    learning_rate: at the beginning; it falls linearly to 0.
+    warmup_steps: in which it rises linearly before.
+    weight_decay: AdamW's.
+    max_gradient_norm: of gradients, which are clipped to it; None clips nothing.
+    clipping: whether norms are taken 'per_classifier', of what each owns, or 'global'. None is per
+      classifier for `sweet` and `multi_model`, where a global norm would couple what is apart, and
+      global for the others, as in the published code.
+    weights: of the classifiers' losses; None is 1 for each.
+    seed: of the draw of rows, their order, fresh parameters and dropout.
+    accepted: called once nothing can refuse the work any more.
+    settings: what else `calm.training.loop.train` takes.
+
+  Returns:
+    (params, metrics of the last report).
+
+  Raises:
+    ValueError: a setting that cannot be, or a row that cannot be trained on.
+    Exception: as `calm.training.loop.train`.
+  """
+  batches = train_batches(
+    rows,
+    batch_size=batch_size,
+    split=split,
+    num_examples=num_examples,
+    num_held_out=num_held_out,
+    seed=seed,
+    window=window,
+  )
+  steps = num_steps(batches, num_epochs)
+  optimizer = make_optimizer(
+    model,
+    learning_rate=optimizers.warmup_linear(
+      learning_rate, num_steps=steps, warmup_steps=warmup_steps
+    ),
+    weight_decay=weight_decay,
+    max_gradient_norm=max_gradient_norm,
+    clipping=clipping or default_clipping(method),
+  )
+
+  def begun():
+    begin.keep(checkpoint, workdir)
+    if accepted is not None:
+      accepted()
+
+  params, report = loop.train(
+    workdir=workdir,
+    objective=ExitsObjective(model, method, weights, rows.regression),
+    optimizer=optimizer,
+    batches=batches,
+    num_steps=steps,
+    initial_params=checkpoint
+    and functools.partial(begin.initial_params, checkpoint, model, seed=seed),
+    seed=seed,
+    accepted=begun,
+    **settings,
+  )
+  if checkpoints.steps(workdir)[-1:] == [steps] and not rows.regression:
+    encoded = rows.encoded(split)
+    held_out = draw(len(encoded), num_held_out=num_held_out, seed=seed).held_out
+    temperature.fit_run(workdir, model, params, encoded.rows(held_out), steps)
+  return params, report
+
+
+def default_clipping(method: str) -> str:
+  """What norms of gradients are taken over, if nothing else is said."""
+  return 'per_classifier' if method in ('sweet', 'multi_model') else 'global'
+
+
+def make_optimizer(
+  model: Classifiers,
+  *,
+  learning_rate: optimizers.Schedule,
+  weight_decay: float,
+  max_gradient_norm: float | None,
+  clipping: str,
+) -> optimizers.Optimizer:
+  """AdamW as the paper sets it (beta 0.9 and 0.999, epsilon 1e-8); see `train`.
+
+  Raises:
+    ValueError: a clipping that there is not.
+  """
+  if clipping not in CLIPPINGS:
+    raise ValueError(f'clipping: {clipping!r} is not one of {", ".join(CLIPPINGS)}.')
+  in_all = max_gradient_norm if clipping == 'global' else None
+  optimizer = optimizers.adamw(
+    learning_rate,
+    b1=0.9,
+    b2=0.999,
+    epsilon=1e-8,
+    weight_decay=weight_decay,
+    max_gradient_norm=in_all,
+  )
+  if clipping == 'global' or max_gradient_norm is None:
+    return optimizer
+  return clipped_by_classifier(optimizer, model, max_gradient_norm)
