@@ -53,6 +53,8 @@ class ExitsObjective:
     ValueError: the method is none of METHODS or not the model's, or the weights do not fit.
   """
 
+  unit = 'example'  # What weights count.
+
   model: Classifiers
   method: str = 'sweet'
   weights: Sequence[float] | None = None  # of the losses; None is 1 for each, as in the paper
@@ -86,7 +88,8 @@ class ExitsObjective:
       (summed loss, {'weight': number of rows, 'loss_<k>' of each classifier k, and 'accuracy_<k>'
       of a classification}).
     """
-    losses, sums, state = [], {}, None
+    losses, state = [], None
+    sums: dict[str, jax.Array] = {}
     for k, weight in enumerate(self.weights or (), 1):
       if self.method == 'sweet':
         state = jax.lax.stop_gradient(state)

@@ -35,6 +35,8 @@ class ExitClassifierObjective:
   model: Network
   kind: str = 'independent'
 
+  unit = 'token'  # What weights count.
+
   def __post_init__(self):
     if self.kind not in KINDS:
       raise ValueError(f'kind: {self.kind!r} is not one of {", ".join(KINDS)}.')

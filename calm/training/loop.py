@@ -104,7 +104,7 @@ def train(
       contextlib.closing(Checkpoints(workdir, keep_checkpoints))
     )
     restored = checkpoints.restore(trainer.abstract_state, resuming.check)
-    meter = Meter()
+    meter = Meter(objective.unit)
     new_epoch = None
     if restored is None:
       given = initial_params() if callable(initial_params) else initial_params
@@ -197,7 +197,7 @@ def _check_settings(stop_after_seconds, **whole_numbers):
 
 
 def evaluate_loss(trainer, params, batches):
-  """Metrics over `batches` without dropout, each named 'validation_...', weighted by token."""
+  """Metrics over `batches` without dropout, each named 'validation_...', by their weights."""
   total: collections.Counter = collections.Counter()
   for batch in batches:
     loss, sums = trainer.sums(params, trainer.place(batch))

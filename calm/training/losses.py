@@ -22,6 +22,10 @@ class Objective(Protocol):
   """
 
   @property
+  def unit(self) -> str:
+    """What 'weight' counts, in the singular: 'token' or 'example'."""
+
+  @property
   def partition_rules(self) -> Sequence[tuple[str, jax.sharding.PartitionSpec]]:
     """The network's."""
 
@@ -187,6 +191,8 @@ class EncoderDecoderObjective:
   z_loss: float = 1e-4
   exit_weights: str | Sequence[float] = 'linear'
   num_sampled_exits: int | None = None
+
+  unit = 'token'  # What weights count.
 
   def __post_init__(self):
     if not isinstance(self.exit_weights, str):  # Lists arrive from gin; keep it hashable.

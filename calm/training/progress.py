@@ -19,7 +19,7 @@ METRICS = 'metrics.jsonl'
 class Progress:
   """Reports a run's metrics; only process 0 shows and writes anything.
 
-  On a terminal a bar with loss, target tokens per second and time left; elsewhere a line for each
+  On a terminal a bar with loss, tokens or examples per second and time left; elsewhere a line for each
   report. Each report is a line of `workdir/metrics.jsonl` and a point in TensorBoard. What these
   hold of steps after `first_step` was reported after the checkpoint that the run goes on from, and
   comes again: `open`, or the first report, drops it.
@@ -100,7 +100,8 @@ class Meter:
   reports what it would have without the break.
   """
 
-  def __init__(self):
+  def __init__(self, unit='token'):
+    self._speed = f'{unit}s_per_second'  # Of what weights count.
     self._waiting: list = []  # Not looked at yet, so that the device need not wait for us.
     self._totals: dict[str, float] = {}
     self._before: dict[str, float] = {}  # Totals of steps that were not timed.
@@ -135,7 +136,7 @@ class Meter:
     self._totals, self._before = dict(state), dict(state)
 
   def report(self):
-    """Means over the steps since the last report, those of losses weighted by token."""
+    """Means over the steps since the last report, those of losses by their weights."""
     totals = self.get_state()
     weight, steps = totals.pop('weight'), totals.pop('steps')
     report = {
@@ -143,17 +144,17 @@ class Meter:
       for name, total in totals.items()
     }
     elapsed = time.monotonic() - self._since
-    report['tokens_per_second'] = (weight - self._before.get('weight', 0.0)) / elapsed
+    report[self._speed] = (weight - self._before.get('weight', 0.0)) / elapsed
     report['seconds_per_step'] = elapsed / (steps - self._before.get('steps', 0))
     self._totals, self._before = {}, {}
     self.restart_clock()
     return report
 
 
-# Metrics that are of the step, not of its tokens.
+# Metrics that are of the step, not of its tokens or examples.
 UNWEIGHTED = ('weight', 'gradient_norm', 'learning_rate')
 # Metrics that have a place on the terminal.
-SHOWN = ('loss', 'accuracy', 'validation_loss', 'tokens_per_second')
+SHOWN = ('loss', 'accuracy', 'validation_loss', 'tokens_per_second', 'examples_per_second')
 
 
 class _Events:

@@ -68,6 +68,7 @@ class Network:
 
   dropout_rate: float = 0.1
   hidden_dim: int = 16
+  unit = 'token'
   partition_rules = (
     (r'wi/kernel$', PartitionSpec(None, 'model')),
     (r'wo/kernel$', PartitionSpec('model', None)),

@@ -145,6 +145,17 @@ def test_speed_is_of_the_steps_since_the_break_and_without_pauses(monkeypatch):
   assert report['loss'] == 1.0
 
 
+def test_speed_has_the_unit_that_weights_count(tmp_path, capsys):
+  meter = progress.Meter('example')
+  meter.add({'loss': 1.0, 'weight': 16.0})
+  report = meter.report()
+  assert 'tokens_per_second' not in report
+  shown = progress.Progress(tmp_path, 10)
+  shown.report(1, {**report, 'examples_per_second': 30.0})
+  shown.close()
+  assert 'examples_per_second=30' in capsys.readouterr().err
+
+
 def test_steps_of_padding_only_report_no_nan():
   meter = progress.Meter()
   meter.add({'loss': 0.0, 'weight': 0.0, 'gradient_norm': 0.0})
