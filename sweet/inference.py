@@ -75,9 +75,7 @@ class StagedRun:
     Raises:
       ValueError: the threshold is NaN.
     """
-    value = np.float32(np.inf if threshold is None else threshold)
-    if np.isnan(value):
-      raise ValueError('The threshold is NaN: give a number, or None to never exit early.')
+    value = stopping.as_threshold(threshold)
     last = len(self.model.exits)
     by = np.ones(last, np.float32) if temperatures is None else np.asarray(temperatures, np.float32)
     outputs = np.zeros((len(texts), self.model.config.num_outputs), np.float32)
@@ -137,7 +135,7 @@ class StagedRun:
 
   def _regrouped(self, batches, staying) -> Iterator[_Batch]:
     """The rows that stay, in batches: those that nobody left as they are, the others anew."""
-    pool = []
+    pool: list[_Row] = []
     for batch, stays in zip(batches, staying, strict=True):
       if stays.all():
         yield batch
@@ -145,7 +143,7 @@ class StagedRun:
         pool += _rows_of(batch, np.flatnonzero(stays))
     yield from self._batches(pool)
 
-  def _batches(self, rows: list['_Row']) -> Iterator[_Batch]:
+  def _batches(self, rows: Sequence['_Row']) -> Iterator[_Batch]:
     """Batches of rows of about one length, all full but for the last."""
     rows = sorted(rows, key=lambda row: len(row.tokens))
     for start in range(0, len(rows), self.max_batch_size):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from calm.exits import confidence
 
@@ -22,6 +23,9 @@ class ExampleMeasure(Protocol):
   @property
   def name(self) -> str:
     """What it is called in tables and paths."""
+
+  def check(self, num_outputs: int):
+    """Raises a ValueError if no threshold of it means anything for so many outputs."""
 
   def ends(self, num_outputs: int) -> tuple[float, float]:
     """The thresholds at which all stop at the first classifier, and none before the last."""
@@ -49,6 +53,14 @@ class Confidence:
   def name(self) -> str:
     """The measure's."""
     return confidence.name_of(self.measure)
+
+  def check(self, num_outputs: int):
+    """Refuses a measure of logits for a regression."""
+    if num_outputs == 1 and 'logits' in confidence.needs(self.measure):
+      raise ValueError(
+        f'{self.name} compares labels, and a regression has none: give Patience(tolerance), or'
+        ' train with LEARNING_TO_EXIT.'
+      )
 
   def ends(self, num_outputs: int) -> tuple[float, float]:
     """The measure's range."""
@@ -95,6 +107,16 @@ class Patience:
     if self.tolerance is not None and not self.tolerance > 0:
       raise ValueError(f'tolerance must be above 0, not {self.tolerance}.')
 
+  def check(self, num_outputs: int):
+    """Wants a tolerance for a regression, and none for labels."""
+    if (num_outputs == 1) != (self.tolerance is not None):
+      raise ValueError(
+        'A regression needs Patience(tolerance), which says when two answers agree: set TOLERANCE.'
+        if num_outputs == 1
+        else f'tolerance (TOLERANCE) is {self.tolerance}, and labels agree or not: it is for a'
+        ' regression.'
+      )
+
   def ends(self, num_outputs: int) -> tuple[float, float]:
     """No agreement at all, and more than there can be."""
     del num_outputs
@@ -124,6 +146,9 @@ class FixedExit:
 
   name = 'fixed_exit'
 
+  def check(self, num_outputs: int):
+    """Counts whatever it is."""
+
   def ends(self, num_outputs: int) -> tuple[float, float]:
     """The first, and one behind all."""
     del num_outputs
@@ -147,6 +172,17 @@ def confidences(measure: ExampleMeasure, outputs, exit_scores=None) -> jax.Array
     seen, confidence = measure(seen, jnp.asarray(outputs[:, k]), score)
     found.append(confidence)
   return jnp.stack(found, axis=1)
+
+
+def as_threshold(threshold: float | None) -> np.float32:
+  """A threshold as measures are compared with it; None, which none reaches, is infinity.
+
+  Raises:
+    ValueError: it is NaN.
+  """
+  if threshold is not None and math.isnan(threshold):
+    raise ValueError('The threshold is NaN: give a number, or None to never exit early.')
+  return np.float32(math.inf if threshold is None else threshold)
 
 
 def may_exit(confidences, threshold, ends: tuple[float, float]) -> jax.Array:
