@@ -17,7 +17,10 @@ from jax.sharding import PartitionSpec
 
 from calm.models import bert, deberta, encoder_layers, layers
 
-ENCODERS = {bert.BertConfig: bert.Bert, deberta.DebertaConfig: deberta.Deberta}
+ENCODERS: dict[type, Any] = {
+  bert.BertConfig: bert.Bert,
+  deberta.DebertaConfig: deberta.Deberta,
+}
 POOLINGS = ('cls', 'mean')
 POOLERS = ('own', 'shared', 'none')
 LEARNING_TO_EXIT = ('none', 'own', 'shared')
@@ -92,7 +95,7 @@ class EarlyExitClassifier(nn.Module):
   @property
   def exits(self) -> tuple[int, ...]:
     """The layers after which there are classifiers."""
-    return tuple(self.config.exits)
+    return tuple(self.config.exits or ())
 
   @property
   def layers_run(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ and its number alone: the place in the stream is that number.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,15 +31,15 @@ class EncodedTexts:
   def __len__(self):
     return len(self.tokens)
 
-  def rows(self, indices: Sequence[int]) -> 'EncodedTexts':
-    """Some of them, in the order of `indices`."""
+  def rows(self, indices: np.ndarray) -> 'EncodedTexts':
+    """Some of them, in the order of `indices`, int[m]."""
     return EncodedTexts(
       RaggedArray.from_rows([self.tokens[i] for i in indices]),
       RaggedArray.from_rows([self.token_types[i] for i in indices]),
-      self.labels[np.asarray(indices, int)],
+      self.labels[indices],
     )
 
-  def batch(self, indices: Sequence[int], num_rows: int, length: int) -> dict[str, np.ndarray]:
+  def batch(self, indices: np.ndarray, num_rows: int, length: int) -> dict[str, np.ndarray]:
     """Rows as a classifier takes them, `num_rows` of them: the last without weight if need be.
 
     Returns:
@@ -51,7 +51,7 @@ class EncodedTexts:
       'tokens': pad_rows([self.tokens[i] for i in indices], length, num_rows),
       'token_types': pad_rows([self.token_types[i] for i in indices], length, num_rows),
       'lengths': np.array([len(self.tokens[i]) for i in indices] + [0] * spare, np.int32),
-      'labels': np.pad(self.labels[np.asarray(indices, int)], (0, spare)),
+      'labels': np.pad(self.labels[indices], (0, spare)),
       'weights': np.array([1] * len(indices) + [0] * spare, np.float32),
     }
 

@@ -19,10 +19,10 @@ METRICS = 'metrics.jsonl'
 class Progress:
   """Reports a run's metrics; only process 0 shows and writes anything.
 
-  On a terminal a bar with loss, tokens or examples per second and time left; elsewhere a line for each
-  report. Each report is a line of `workdir/metrics.jsonl` and a point in TensorBoard. What these
-  hold of steps after `first_step` was reported after the checkpoint that the run goes on from, and
-  comes again: `open`, or the first report, drops it.
+  On a terminal a bar with loss, speed and time left; elsewhere a line for each report. Each report
+  is a line of `workdir/metrics.jsonl` and a point in TensorBoard. What these hold of steps after
+  `first_step` was reported after the checkpoint that the run goes on from, and comes again: `open`,
+  or the first report, drops it.
   """
 
   def __init__(self, workdir, num_steps, first_step=0):
