@@ -131,7 +131,7 @@ def test_energy_sees_how_large_logits_are_and_has_no_ends():
 def test_what_has_learned_to_exit_gives_its_probability():
   found = stopping.confidences(MEASURES['learned'], OUTPUTS, SCORES)
   np.testing.assert_allclose(found, jax.nn.sigmoid(SCORES), rtol=1e-6)
-  with pytest.raises(ValueError, match='classifier asks for exit_score, .* LEARNING_TO_EXIT'):
+  with pytest.raises(ValueError, match=r'classifier asks for exit_score, .* LEARNING_TO_EXIT'):
     stopping.confidences(MEASURES['learned'], OUTPUTS)
 
 
