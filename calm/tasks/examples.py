@@ -71,7 +71,15 @@ def read(task: seqio.Task, split: str) -> Iterator[Example]:
 
 
 def postprocess_targets(task: seqio.Task, examples: Sequence[Example]) -> list[Any]:
-  """What the task's metrics compare predictions with: its postprocessing of each target."""
+  """What the task's metrics compare predictions with: its postprocessing of each target.
+
+  Raises:
+    ValueError: an example of labelled texts has no label; names it.
+  """
+  if isinstance(task.source, LabelledSource):
+    unknown = next((example.where for example in examples if not example.target), None)
+    if unknown is not None:
+      raise ValueError(f'{unknown}: there is no label to compare with: choose another split.')
   return [
     task.postprocess_fn(example.target, example=example.raw, is_target=True) for example in examples
   ]
