@@ -5,11 +5,14 @@ Text is read as it comes: plain lines or JSON Lines, from a file or a pipe, gzip
 
 import dataclasses
 import functools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from calm.evaluation.predictor import Row
 from calm.tasks import lines
+from calm.tasks.classification import Form
 from calm.tasks.examples import Example
 from calm.tasks.templates import Template
 
@@ -25,25 +28,32 @@ class Reader:
   prediction is empty, so that lines of output and input correspond. Records of JSON Lines (or of
   .tsv and .csv files with a header line) fill it by their fields, which the output repeats.
 
+  A classifier reads the fields of a `form` apart, as they are, and no template. Labels are not
+  looked at.
+
   Raises:
-    ValueError: the format or the template does not fit.
+    ValueError: the format, the template or the form does not fit.
   """
 
   path: str
   template: str = '{inputs}'
   input_format: str | None = None  # one of FORMATS, or by the path's ending
   prefix: str | None = None  # a template, too: what the answer is to begin with
+  form: Form | None = None  # in place of the template
 
   def __post_init__(self):
     if self.input_format not in (None, *FORMATS):
       raise ValueError(f'input_format is {self.input_format!r}, not one of {FORMATS} or None.')
-    if not self._template.paths:
+    if not self._fields:
       raise ValueError(f'Template {self.template!r} has no field, as in {{inputs}}.')
-    fields = self._template.paths | self._prefix.paths
+    fields = self._fields | self._prefix.paths
     if not self._has_records and (len(fields) > 1 or any(len(path) > 1 for path in fields)):
+      what = f'Template {self.template!r} needs'
+      if self.form is not None:
+        what = f'Texts of the fields {", ".join(self.form.fields)} need'
       raise ValueError(
-        f'Template {self.template!r} needs records, but {self.path} is read as plain lines, which'
-        " fill a single field. Give JSON Lines (input_format = 'jsonl', or a name in .jsonl)."
+        f'{what} records, but {self.path} is read as plain lines, which fill a single field. Give'
+        " JSON Lines (input_format = 'jsonl', or a name in .jsonl)."
       )
 
   @property
@@ -59,14 +69,18 @@ class Reader:
       ValueError: a line is not UTF-8, does not parse, or lacks a field; the message names file and
         line.
     """
-    read = self._records if self._has_records else self._lines
-    for index, (where, text, record) in enumerate(read()):
-      texts = {} if text is None else {'inputs': text}
-      prefix = '' if text is None else _filled(self._prefix, record, where)
-      (line,) = record.values() if self._form == 'lines' else ('',)
-      head = {'inputs': line if text is None else text}
-      if self._form != 'lines':
+    for index, (where, record) in enumerate(self._read()):
+      blank = not self._has_records and not next(iter(record.values())).strip()
+      try:
+        texts = {} if blank else self._texts(record)
+        prefix = '' if blank else self._prefix.fill(record, {})
+      except ValueError as error:
+        raise ValueError(f'{where}: {error}') from None
+      head = dict(texts)
+      if self._has_records:
         head |= record
+      elif blank:
+        head = record if self.form is not None else {'inputs': next(iter(record.values()))}
       if prefix:
         head = {'prefix': prefix, **head}
       yield {'index': index, **head}, Example(index, where, texts, '', head, prefix)
@@ -80,38 +94,38 @@ class Reader:
     return Template(self.prefix or '')
 
   @property
-  def _form(self):
+  def _fields(self) -> set[tuple[str, ...]]:
+    if self.form is not None:
+      return {(field,) for field in self.form.fields}
+    return set(self._template.paths)
+
+  @property
+  def _format(self):
     return self.input_format or lines.format_of(self.path) or 'lines'
 
   @property
   def _has_records(self):
-    return self._form != 'lines'
+    return self._format != 'lines'
 
-  def _lines(self):
-    ((field,),) = self._template.paths
-    for path in self._paths:
-      for where, line in lines.read_lines(path):
-        text = self._template.fill({field: line}, {}) if line.strip() else None
-        yield where, text, {field: line}
+  def _texts(self, record: Mapping[str, Any]) -> dict[str, str]:
+    if self.form is not None:
+      return self.form.texts(record)
+    return {'inputs': self._template.fill(record, {})}
 
-  def _records(self):
-    for path in self._paths:
-      for where, record in lines.records(lines.read_lines(path), self._form, '{"inputs": "..."}'):
-        yield where, _filled(self._template, record, where), record
-
-  @property
-  def _paths(self):
-    return lines.matching(
+  def _read(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    """('file:line', record) of each; a plain line is a record of the only field."""
+    fields = ('inputs',) if self.form is None else self.form.fields
+    example = json.dumps(dict.fromkeys(fields, '...'))
+    paths = lines.matching(
       self.path,
-      "Set --input (DECODE_INPUT) to a file of lines or JSON Lines, or to '-' for standard input.",
+      "Set --input to a file of lines or JSON Lines, or to '-' for standard input.",
     )
-
-
-def _filled(template, record, where):
-  try:
-    return template.fill(record, {})
-  except ValueError as error:
-    raise ValueError(f'{where}: {error}') from None
+    for path in paths:
+      if self._has_records:
+        yield from lines.records(lines.read_lines(path), self._format, example)
+        continue
+      ((field,),) = self._fields
+      yield from ((where, {field: line}) for where, line in lines.read_lines(path))
 
 
 def _is_pipe(path):

@@ -14,6 +14,7 @@ from calm.evaluation import certified, journal
 from calm.evaluation.inputs import STANDARD_INPUT, Reader
 from calm.evaluation.predictor import Predictor, Row
 from calm.evaluation.split import head, read_split
+from calm.tasks.classification import Form
 from calm.tasks.examples import Example
 
 STANDARD_OUTPUT = '-'
@@ -28,6 +29,7 @@ def predict(
   task=None,
   split: str | None = None,
   inputs_template: str = '{inputs}',
+  form: Form | None = None,
   input_format: str | None = None,
   prefix_template: str | None = None,
   overwrite: bool = False,
@@ -37,10 +39,11 @@ def predict(
 ) -> int:
   """Predicts a file, standard input or a split; returns the number of inputs.
 
-  Writes a JSON object for each input, in their order: `index` from 0, `inputs` as the predictor
-  reads them, and what it says of them, `prediction`, `units` (tokens generated, EOS among them) and
-  `costs` (each in total) among it. A record of JSON Lines keeps its own fields, except those named
-  like a result. In a file each line ends with its checksum.
+  Writes a JSON object for each input, in their order: `index` from 0, `inputs` (or the fields of a
+  `form`) as the predictor reads them, and what it says of them, `prediction`, `units` (tokens
+  generated, EOS among them, or 1) and `costs` (each in total) among it. A record of JSON Lines
+  keeps its own fields, except those named like a result. In a file each line ends with its
+  checksum.
 
   The output is written batch by batch. The same call again goes on after the last whole line, and
   ends with the file of a run that was never interrupted.
@@ -54,6 +57,7 @@ def predict(
     split: its split.
     inputs_template: what is read, as in 'translate English to French: {en}'. A plain line fills its
       only field.
+    form: of what a classifier reads, whose fields are read instead of the template.
     input_format: 'lines', 'jsonl', 'tsv' or 'csv', whatever the path ends in.
     prefix_template: what each prediction begins with, as 'Le ' or '{begin}'; the rest is predicted.
     overwrite: start anew, even if there is an output.
@@ -76,10 +80,12 @@ def predict(
     what = f'{predictor.name} continues no text' if input_path else 'it is for a file of inputs'
     raise ValueError(f'DECODE_PREFIX (--prefix) has no effect here: {what}.')
   if input_path:
-    settings: Row = {'inputs_template': inputs_template, 'input_format': input_format}
+    settings: Row = {'input_format': input_format}
+    if form is None:  # A form is part of who reads it.
+      settings['inputs_template'] = inputs_template
     if prefix_template:
       settings['prefix_template'] = prefix_template
-    reader = Reader(input_path, inputs_template, input_format, prefix_template)
+    reader = Reader(input_path, inputs_template, input_format, prefix_template, form)
     pairs: Pairs = reader
     total = _check_all(reader, predictor) if reader.rereadable else None
     if total is None:

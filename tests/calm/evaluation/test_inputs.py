@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from calm.evaluation import inputs
+from calm.tasks.classification import Classification
 
 
 def read(path, **options):
@@ -129,6 +130,43 @@ def test_the_format_may_be_given(file, stdin):
   content = '{"inputs": "one"}\n'
   assert heads(file('a.txt', content), input_format='jsonl')[0]['inputs'] == 'one'
   assert heads(file('a.jsonl', content), input_format='lines')[0]['inputs'] == content.strip()
+
+
+ONE = Classification(('text',), ('no', 'yes'))
+PAIR = Classification(('a', 'b'), ('no', 'yes'))
+
+
+def test_a_form_reads_its_fields_apart_and_wants_no_label(file):
+  for path in (
+    file('p.jsonl', '{"b": "two", "a": "one", "id": 7}\n{"a": "", "b": "x", "label": "?"}\n'),
+    file('p.tsv', 'b\ta\tid\ntwo\tone\t7\nx\t\t8\n'),
+  ):
+    found = read(path, form=PAIR)
+    assert [list(example.texts.items()) for _, example in found] == [
+      [('a', 'one'), ('b', 'two')],
+      [('a', ''), ('b', 'x')],
+    ]
+    assert found[0][0] == {'index': 0, 'a': 'one', 'b': 'two', 'id': found[0][0]['id']}
+
+
+def test_a_form_of_one_field_reads_lines_and_a_blank_one_has_no_text(file):
+  found = read(file('a.txt', 'one\n\n{x}\n'), form=ONE)
+  assert [dict(example.texts) for _, example in found] == [{'text': 'one'}, {}, {'text': '{x}'}]
+  assert [head for head, _ in found][:2] == [{'index': 0, 'text': 'one'}, {'index': 1, 'text': ''}]
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'form', 'message'),
+  [
+    ('a.txt', 'one\n', PAIR, 'Texts of the fields a, b need records, but .*a.txt is read as plain'),
+    ('a.jsonl', '{"a": "1", "b": "2"}\n{"a": "1"}\n', PAIR, "a.jsonl:2: no field 'b'"),
+    ('a.jsonl', '{"a": "1", "b": 2}\n', PAIR, 'a.jsonl:1: b is 2, not a text'),
+    ('a.jsonl', '3\n', ONE, r'a.jsonl:1: .*\{"text": "\.\.\."\}'),
+  ],
+)
+def test_what_does_not_fit_a_form_is_named(file, name, content, form, message):
+  with pytest.raises(ValueError, match=message):
+    read(file(name, content), form=form)
 
 
 def test_standard_input_has_lines_or_records(stdin):
