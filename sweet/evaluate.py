@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from calm import storage
-from calm.evaluation.outcomes import Results, outcomes_of
+from calm.evaluation.outcomes import Replay, Results
 from calm.evaluation.split import read_split
 from calm.exits import stopping
 from sweet import curves
@@ -59,16 +59,12 @@ def measure_curve(
   read = read_split(task, split, limit=limit)
   folder = Path(workdir, FOLDER)
   num_layers = predictor.model.exits[-1]
+  values = _thresholds(predictor) if thresholds is None else list(thresholds)
   with storage.lock(folder / '.lock', f'{workdir}/{FOLDER}'):
-    run = outcomes_of(read, predictor, folder, predictor.name)
-    alone = [
-      read.score(_fixed(run, predictor, k).predictions) for k in range(1, _count(predictor) + 1)
-    ]
-    metric = metric or next(iter(alone[0]))
-    if metric not in alone[0]:
-      raise ValueError(f'metric: {metric!r} is not one of {", ".join(alone[0])}.')
+    run = Replay(read, predictor, folder)
+    alone = [read.score(one) for one in _of_each_classifier(run, predictor)]
+    metric = _checked_metric(metric, alone[0])
     score = functools.partial(_point, read, metric)
-    values = _thresholds(predictor) if thresholds is None else list(thresholds)
     points = [{'threshold': value, **score(run.at(value), num_layers)} for value in values]
     line = curves.curve([one['ratio'] for one in points], [one['score'] for one in points])
     at = {f'{ratio:.4f}': _number(line.at(ratio)) for ratio in ratios}
@@ -89,14 +85,20 @@ def measure_curve(
   return record
 
 
-def _count(predictor):
-  return len(predictor.model.exits)
+def _of_each_classifier(run: Replay, predictor: ExitsPredictor) -> list[list[str]]:
+  """What each classifier alone predicts of every example."""
+  fixed = dataclasses.replace(predictor, measure=stopping.FixedExit(), threshold=None)
+  rows = run.recorded.rows
+  by_number = [fixed.replay(rows, k) for k in range(1, len(predictor.model.exits) + 1)]
+  return [[row['prediction'] for row in replayed] for replayed in by_number]
 
 
-def _fixed(run, predictor, k) -> Results:
-  """What classifier k says of every example."""
-  fixed = dataclasses.replace(predictor, measure=stopping.FixedExit())
-  return dataclasses.replace(run, predictor=fixed).at(float(k))
+def _checked_metric(metric: str | None, scores) -> str:
+  if not scores:
+    raise ValueError('The task has no metrics: set METRICS, as in (@metrics.accuracy,).')
+  if metric is not None and metric not in scores:
+    raise ValueError(f'metric (METRIC): {metric!r} is not one of {", ".join(scores)}.')
+  return metric or next(iter(scores))
 
 
 def _point(read, metric, results: Results, num_layers: int) -> dict[str, float]:
@@ -107,12 +109,13 @@ def _point(read, metric, results: Results, num_layers: int) -> dict[str, float]:
 
 def _thresholds(predictor) -> list[float]:
   """From where all leave at once to where none does."""
+  predictor.measure.check(predictor.labels.num_outputs)
   loose, strict = predictor.measure.ends(predictor.labels.num_outputs)
   if isinstance(predictor.measure, stopping.Patience):
-    return [float(count) for count in range(_count(predictor) + 1)]
+    return [float(count) for count in range(len(predictor.model.exits) + 1)]
   if not np.isfinite([loose, strict]).all():
     raise ValueError(
-      f'{predictor.name} has no ends to space thresholds between: give `thresholds`.'
+      f'{predictor.name} has no ends to space thresholds between: set THRESHOLDS, as in (0, 1, 2).'
     )
   return np.linspace(loose, strict, curves.NUM_THRESHOLDS).tolist()
 

@@ -125,11 +125,12 @@ class Replay:
     return self._replayed(threshold)
 
   def _replayed(self, threshold):
-    rows = self.predictor.replay(self._recorded.rows, threshold)
-    return dataclasses.replace(self._recorded, rows=rows)
+    rows = self.predictor.replay(self.recorded.rows, threshold)
+    return dataclasses.replace(self.recorded, rows=rows)
 
   @functools.cached_property
-  def _recorded(self) -> Results:
+  def recorded(self) -> Results:
+    """The run, whose rows hold all that thresholds decide about."""
     folder = self.folder / self.split.name / 'recorded'
     return predict_split(self.split, self.predictor.recording, folder)
 

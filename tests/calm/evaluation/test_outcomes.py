@@ -3,12 +3,14 @@
 import dataclasses
 import random
 import shutil
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from calm.evaluation import journal
-from calm.evaluation.outcomes import ROWS, Rerun, predict_split
+from calm.evaluation.outcomes import ROWS, Replay, Rerun, outcomes_of, predict_split
 from calm.evaluation.split import read_split
 
 NINE = [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
@@ -162,3 +164,77 @@ def test_costs_are_per_unit(split, predictor, folder):
   np.testing.assert_array_equal(early.units, 1)
   assert outcomes.at(0.0).num_predicted == 0
   assert early.folder.parent == folder / 'test' / 'score' / '0'
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+  """A Scripted as a predictor of which one run tells what it says at every threshold."""
+
+  scripted: Any
+  threshold: float | None = None
+  recorded: bool = False
+
+  name, unit, flags, check = 'score', 'token', MappingProxyType({}), lambda *_: None
+
+  @property
+  def results(self):
+    return (*self.scripted.results, *(('at',) if self.recorded else ()))
+
+  @property
+  def batch_size(self):
+    return self.scripted.batch_size
+
+  @property
+  def family(self):
+    return self.scripted.family
+
+  @property
+  def identity(self):
+    return {**self.family, **({'recorded': True} if self.recorded else {'at': self.threshold})}
+
+  @property
+  def recording(self):
+    return dataclasses.replace(self, threshold=None, recorded=True)
+
+  def at(self, threshold):
+    return dataclasses.replace(self, threshold=threshold, recorded=False)
+
+  def replay(self, rows, threshold):
+    return [row['at'][str(threshold)] for row in rows]
+
+  def __call__(self, examples):
+    if not self.recorded:
+      return self.scripted.at(self.threshold)(examples)
+    rows = self.scripted.at(None)(examples)
+    for row, example in zip(rows, examples, strict=True):
+      row['at'] = {str(t): self.scripted.at(t).answer(example) for t in (None, *THRESHOLDS)}
+    return rows
+
+
+THRESHOLDS = (0.0, 0.3, 0.5, 0.9, 1.0)
+SAID = ('prediction', 'units', 'costs')
+
+
+def said(results):
+  """What rows say, without the examples."""
+  return [{name: row[name] for name in SAID} for row in results.rows]
+
+
+def test_a_replay_says_what_running_again_says_at_every_threshold_by_one_run(
+  split, predictor, folder
+):
+  rerun = Rerun(split, dataclasses.replace(predictor, calls=[]), folder, 'score')
+  replay = Replay(split, Recorded(predictor), folder)
+  assert said(replay.full()) == said(rerun.full())
+  for threshold in THRESHOLDS:
+    assert said(replay.at(threshold)) == said(rerun.at(threshold))
+  assert predictor.calls == NINE
+  # The next process looks it up, too.
+  assert said(Replay(split, Recorded(predictor), folder).at(0.5)) == said(rerun.at(0.5))
+  assert predictor.calls == NINE
+  assert [path.name for path in (folder / 'test').glob('recorded*')] == ['recorded']
+
+
+def test_a_predictor_is_replayed_if_it_can_be(split, predictor, folder):
+  assert isinstance(outcomes_of(split, predictor, folder, 'score'), Rerun)
+  assert isinstance(outcomes_of(split, Recorded(predictor), folder, 'score'), Replay)
