@@ -17,7 +17,7 @@ from calm.models import huggingface_encoder, parameters, pretrained
 from calm.tasks import wordpiece
 from calm.tasks.classification import Form
 from calm.training.guards import writing
-from sweet.model import ENCODERS, EarlyExitClassifier, ExitsConfig
+from sweet.model import ENCODERS, ExitsConfig
 from sweet.multi_model import MultiModel
 from sweet.objectives import Classifiers
 
@@ -69,7 +69,8 @@ def exits_config(
     ValueError: it holds no encoder, or a choice that cannot be.
   """
   found = directory(checkpoint, workdir)
-  encoder = _kept_config(found) if found.name == FOLDER else pretrained.config_of(found)
+  kept = workdir and found == Path(workdir, FOLDER)
+  encoder = _kept_config(found) if kept else pretrained.config_of(found)
   if type(encoder) not in ENCODERS:
     raise ValueError(f'{found} holds a {type(encoder).__name__}: an encoder is needed.')
   changes: dict[str, Any] = {'dtype': dtype, 'remat': remat}
@@ -105,6 +106,11 @@ def initial_params(checkpoint: str, model: Classifiers, *, seed: int = 0) -> dic
   config, found = pretrained.load(checkpoint)
   theirs, ours = (_comparable(one) for one in (config, model.config.encoder))
   differing = [name for name in ours if theirs.get(name) != ours[name]]
+  if config.num_layers < model.config.encoder.num_layers:
+    raise ValueError(
+      f'{checkpoint} has {config.num_layers} layers, and the last classifier stands after'
+      f' {model.config.encoder.num_layers}: set EXITS.'
+    )
   if differing:
     listed = ', '.join(f'{name} is {theirs.get(name)}, not {ours[name]}' for name in differing)
     raise ValueError(f"The encoder of {checkpoint} is another than the model's: {listed}.")
@@ -113,10 +119,23 @@ def initial_params(checkpoint: str, model: Classifiers, *, seed: int = 0) -> dic
     storage.warn(f'{checkpoint} has no pooler: those of the classifiers begin anew.')
   fresh = jax.device_get(model.init_params(jax.random.key(seed)))
   if isinstance(model, MultiModel):
-    return {
-      f'model_{k}': _begun(one, fresh[f'model_{k}'], flat) for k, one in enumerate(model.models, 1)
-    }
-  return _begun(model, fresh, flat)
+    return {name: _begun(one, flat) for name, one in fresh.items()}
+  return _begun(fresh, flat)
+
+
+def check_texts(model: Classifiers, tokenizer: wordpiece.Tokenizer, length: int):
+  """Raises a ValueError unless the encoder has an embedding for each token and each position."""
+  encoder = model.config.encoder
+  if tokenizer.vocab_size > encoder.vocab_size:
+    raise ValueError(
+      f'The tokenizer has {tokenizer.vocab_size} tokens, and the encoder {encoder.vocab_size}'
+      ' embeddings: they belong to different checkpoints.'
+    )
+  if getattr(encoder, 'absolute_positions', True) and length > encoder.max_length:
+    raise ValueError(
+      f'length (LENGTH) is {length}, and the encoder has {encoder.max_length} positions: set it to'
+      ' that at most.'
+    )
 
 
 def keep(checkpoint: str | None, workdir: str):
@@ -156,8 +175,11 @@ def _kept_config(folder: Path) -> Any:
   classes = {one.__name__: one for one in ENCODERS}
   try:
     return classes[kept['class']](**kept['fields'])
-  except (KeyError, TypeError, ValueError) as error:
-    raise storage.DamagedError(f'{folder / CONFIG} holds no encoder: {error}.') from None
+  except (KeyError, TypeError, ValueError):
+    raise storage.DamagedError(
+      f'{folder / CONFIG} holds no settings of a {" or ".join(classes)}: another version of this'
+      ' project wrote it. Remove the folder, and name the checkpoint again.'
+    ) from None
 
 
 def _comparable(encoder) -> dict[str, Any]:
@@ -170,13 +192,16 @@ def _comparable(encoder) -> dict[str, Any]:
   }
 
 
-def _begun(model: EarlyExitClassifier, fresh, flat) -> dict[str, Any]:
+def _begun(fresh, flat) -> dict[str, Any]:
   """`fresh` parameters of a model with those of a checkpoint, flat, wherever it has them."""
-  begun = parameters.flatten(fresh)
-  for name in begun:
-    theirs = name.removeprefix('encoder/')
-    if name.startswith('pooler'):
-      theirs = f'pooler/{name.partition("/")[2]}'
-    if (name.startswith(('encoder/', 'pooler'))) and theirs in flat:
-      begun[name] = flat[theirs]
+  fresh = parameters.flatten(fresh)
+  begun = {name: flat.get(_begins_as(name), value) for name, value in fresh.items()}
   return parameters.unflatten(begun)
+
+
+def _begins_as(name: str) -> str | None:
+  """The parameter of a checkpoint that one of a model begins as; None for what is fresh."""
+  part, _, rest = name.partition('/')
+  if part == 'encoder':
+    return rest
+  return f'pooler/{rest}' if part.startswith('pooler') else None

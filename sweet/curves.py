@@ -21,9 +21,9 @@ def thresholds(num_labels: int, count: int = NUM_THRESHOLDS) -> tuple[float, ...
 
 
 def speedup_ratio(layers: np.ndarray, num_layers: int) -> float:
-  """Eq. 1: layers[n] run for each example over those of the full model, in (0, ...].
+  """Eq. 1: layers[n] run for each example, as a share of the full model's.
 
-  Of an early-exit model at most 1; of a multi-model, whose models add up, it may be above.
+  Of an early-exit model 1 at most; of a multi-model, whose models add up, it may be more.
   """
   return float(np.sum(layers) / (num_layers * len(layers)))
 

@@ -17,6 +17,7 @@ from calm.exits import stopping
 from calm.models import parameters
 from calm.tasks.classification import Classification, Form
 from calm.tasks.examples import Example
+from sweet import checkpoint
 from sweet.inference import StagedRun
 from sweet.objectives import Classifiers
 
@@ -71,6 +72,8 @@ class ExitsPredictor:
       if len(by) != len(exits) or not all(0 < one < float('inf') for one in by):
         raise ValueError(f'temperatures are {by}: {len(exits)} above 0 are needed.')
       object.__setattr__(self, 'temperatures', by)
+    checkpoint.check_texts(self.model, self.tokenizer, self.length)
+    self._check_threshold(self.threshold)
     # Once on the device, not with each batch.
     object.__setattr__(self, 'params', jax.tree.map(jnp.asarray, self.params))
 
@@ -112,7 +115,7 @@ class ExitsPredictor:
 
   def check(self, examples: Sequence[Example]) -> None:
     """Raises a ValueError that names the first example that it cannot read."""
-    self.tokenize(examples)
+    self.tokenize([example for example in examples if example.texts])
 
   def tokenize(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tokens and token types int32[n] of each example's texts.
@@ -130,29 +133,38 @@ class ExitsPredictor:
     return [(one.tokens, one.token_types) for one in encoded]
 
   def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """The rows of examples, in their order."""
+    """The rows of examples, in their order; of one without a text an empty answer."""
+    answered = iter(self._answers([example for example in examples if example.texts]))
+    return [next(answered) if example.texts else _nothing() for example in examples]
+
+  def _answers(self, examples):
     texts = self.tokenize(examples)
-    if self.recorded:
-      outputs, scores = self._run.everything(self.params, texts)
-      recorded = [{'outputs': row.tolist()} for row in outputs]
-      if scores is not None:
-        recorded = [
-          {**row, 'exit_scores': s.tolist()} for row, s in zip(recorded, scores, strict=True)
-        ]
-      replayed = self._rows(*self._decide(outputs, scores, None))
-      return [{**row, **more} for row, more in zip(replayed, recorded, strict=True)]
-    answers = self._run(self.params, texts, self.threshold, self.temperatures)
-    return self._rows(answers.exits, answers.outputs, answers.confidences)
+    if not self.recorded:
+      answers = self._run(self.params, texts, self.threshold, self.temperatures)
+      return self._rows(answers.exits, answers.outputs, answers.confidences)
+    outputs, scores = self._run.everything(self.params, texts)
+    rows = self._rows(*self._decide(outputs, scores, None))
+    for row, output in zip(rows, outputs.tolist(), strict=True):
+      row['outputs'] = output
+    if scores is not None:
+      for row, score in zip(rows, scores.tolist(), strict=True):
+        row['exit_scores'] = score
+    return rows
 
   def replay(
     self, rows: Sequence[Mapping[str, Any]], threshold: float | None
   ) -> list[dict[str, Any]]:
     """The rows that `at(threshold)` gives, of those of `recording`."""
+    self._check_threshold(threshold)
     outputs = np.array([row['outputs'] for row in rows], np.float32)
     scores = [row['exit_scores'] for row in rows if 'exit_scores' in row]
     return self._rows(
       *self._decide(outputs, np.array(scores, np.float32) if scores else None, threshold)
     )
+
+  def _check_threshold(self, threshold):
+    if threshold is not None:
+      self.measure.check(self.model.config.num_outputs)
 
   @property
   def _run(self) -> StagedRun:
@@ -175,10 +187,9 @@ class ExitsPredictor:
     """What `StagedRun` would say of outputs[n, M, C] and exit scores[n, M] or None."""
     if self.temperatures is not None:
       outputs = outputs / np.array(self.temperatures, np.float32)[:, None]
-    value = np.float32(np.inf if threshold is None else threshold)
+    value, ends = stopping.as_threshold(threshold), self.measure.ends(outputs.shape[-1])
     confidences = np.asarray(stopping.confidences(self.measure, outputs, scores))
-    leaves = stopping.may_exit(confidences, value, self.measure.ends(outputs.shape[-1]))
-    leaves = np.array(leaves)
+    leaves = np.array(stopping.may_exit(confidences, value, ends))
     leaves[:, -1] = True
     exits = leaves.argmax(1)
     rows = np.arange(len(outputs))
@@ -201,3 +212,8 @@ class ExitsPredictor:
         row['probability'] = round(float(shifted.max() / shifted.sum()), 6)
       rows.append(row)
     return rows
+
+
+def _nothing() -> dict[str, Any]:
+  """The row of an example without a text, such as a blank line."""
+  return {'prediction': '', 'units': 0, 'costs': {'layers': 0}}

@@ -4,7 +4,6 @@ Guo et al., https://arxiv.org/abs/1706.04599. Fitted on training rows that were 
 the split that is scored; labels stay as they are.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ LEAST = 50
 BOUNDS = (0.05, 20.0)
 
 
-def fit(outputs: np.ndarray, labels: Sequence[int]) -> tuple[float, ...]:
+def fit(outputs: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
   """The temperature of each classifier that makes the labels likeliest.
 
   Args:
@@ -36,7 +35,6 @@ def fit(outputs: np.ndarray, labels: Sequence[int]) -> tuple[float, ...]:
   Raises:
     ValueError: there are no rows, or not as many labels.
   """
-  labels = np.asarray(labels, int)
   if not len(labels) or len(labels) != len(outputs):
     raise ValueError(f'{len(outputs)} rows with {len(labels)} labels: a temperature needs some.')
   return tuple(_fit(outputs[:, k].astype(np.float64), labels) for k in range(outputs.shape[1]))
@@ -61,6 +59,11 @@ def fit_run(workdir: str, model: Classifiers, params: Any, held_out: EncodedText
   storage.write_record(Path(workdir, FILE), record)
 
 
+def forget(workdir: str):
+  """Removes what earlier parameters of a run were given: it trains on."""
+  Path(workdir, FILE).unlink(missing_ok=True)
+
+
 def of_run(workdir: str) -> tuple[float, ...] | None:
   """The temperatures that training left in a workdir; None if it left none (a regression).
 
@@ -72,8 +75,10 @@ def of_run(workdir: str) -> tuple[float, ...] | None:
     return None
   try:
     return tuple(float(one) for one in storage.read_record(path)['temperatures'])
-  except (KeyError, TypeError, ValueError) as error:
-    raise storage.DamagedError(f'{path} holds no temperatures: {error}') from None
+  except (KeyError, TypeError):
+    raise storage.DamagedError(
+      f'{path} holds no temperatures: `sweet train` on the same workdir writes them again.'
+    ) from None
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:

@@ -77,6 +77,7 @@ def train(
     ValueError: a setting that cannot be, or a row that cannot be trained on.
     Exception: as `calm.training.loop.train`.
   """
+  begin.check_texts(model, rows.tokenizer, rows.length)
   batches = train_batches(
     rows,
     batch_size=batch_size,
@@ -99,6 +100,7 @@ def train(
 
   def begun():
     begin.keep(checkpoint, workdir)
+    temperature.forget(workdir)
     if accepted is not None:
       accepted()
 
