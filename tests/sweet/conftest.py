@@ -1,20 +1,56 @@
-"""A tiny encoder with three exits, and a batch for it."""
+"""A tiny encoder with three exits, its parameters, tokens and texts for it, and a checkpoint."""
+
+import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from calm.models import bert
+from calm.models import bert, deberta, parameters, pretrained
+from calm.tasks import wordpiece
 from sweet.model import ExitsConfig
+
+WORDS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *'abcdefghijklmnopqrstuvwxyz')
 
 
 @pytest.fixture(scope='session')
 def config():
-  """Exits after layers 1, 2 and 4 of a BERT 16 wide, three labels."""
+  """Exits after layers 1, 2 and 3 of a BERT 8 wide, three labels."""
   encoder = bert.BertConfig(
-    vocab_size=31, emb_dim=16, num_heads=2, mlp_dim=24, num_layers=4, max_length=32
+    vocab_size=31, emb_dim=8, num_heads=2, mlp_dim=12, num_layers=3, max_length=24
   )
-  return ExitsConfig(encoder, exits=(1, 2, 4), num_outputs=3)
+  return ExitsConfig(encoder, exits=(1, 2, 3), num_outputs=3)
+
+
+@pytest.fixture(scope='session')
+def deberta_config(config):
+  """The same of a DeBERTa."""
+  encoder = deberta.DebertaConfig(
+    vocab_size=31, emb_dim=8, num_heads=2, mlp_dim=12, num_layers=3, max_relative_positions=4
+  )
+  return dataclasses.replace(config, encoder=encoder)
+
+
+@pytest.fixture(scope='session')
+def made_up():
+  """Makes parameters of a model in which none is trivial: nothing to compile."""
+
+  def make(model, seed=7):
+    rng = np.random.default_rng(seed)
+    flat = {}
+    for name, shape in parameters.shapes(model).items():
+      value = rng.standard_normal(shape, np.float32)
+      if name.endswith('scale'):
+        value = 1 + 0.3 * value
+      elif name.endswith('bias'):
+        value *= 0.1
+      elif name.endswith('kernel'):
+        value *= (3 if 'classifier' in name else 1.5) / np.sqrt(shape[0])
+      flat[name] = value
+    return parameters.unflatten(flat)
+
+  return make
 
 
 @pytest.fixture(scope='session')
@@ -34,10 +70,10 @@ def batch():
 
 
 @pytest.fixture(scope='session')
-def texts():
-  """Seventeen rows of tokens of many lengths, with their token types."""
+def rows():
+  """Nineteen rows of tokens of many lengths, five above 16, with their token types."""
   rng = np.random.default_rng(3)
-  lengths = [1, 2, 31, 17, *rng.integers(3, 30, 13)]
+  lengths = [1, 2, 24, 17, *rng.integers(17, 24, 3), *rng.integers(3, 16, 12)]
   return [(rng.integers(1, 31, n).astype(np.int32), np.zeros(n, np.int32)) for n in lengths]
 
 
@@ -45,3 +81,33 @@ def texts():
 def key():
   """A key of dropout."""
   return jax.random.key(5)
+
+
+def write_tokenizer(folder):
+  """A WordPiece tokenizer of single letters, 31 tokens."""
+  (folder / 'vocab.txt').write_text(''.join(f'{word}\n' for word in WORDS))
+  (folder / 'tokenizer_config.json').write_text(json.dumps({'do_lower_case': True}))
+
+
+@pytest.fixture(scope='session')
+def tokenizer(tmp_path_factory):
+  """Letters as tokens."""
+  folder = tmp_path_factory.mktemp('tokenizer')
+  write_tokenizer(folder)
+  return wordpiece.load(folder)
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory, made_up):
+  """Makes a directory of an encoder with its tokenizer, as others write it."""
+
+  def make(encoder, seed=7):
+    network = {bert.BertConfig: bert.Bert, deberta.DebertaConfig: deberta.Deberta}[type(encoder)]
+    params = made_up(network(encoder), seed)
+    folder = pretrained.save_huggingface(
+      tmp_path_factory.mktemp('made') / 'encoder', encoder, params
+    )
+    write_tokenizer(folder)
+    return folder
+
+  return make
