@@ -73,9 +73,10 @@ def of_run(workdir: str) -> tuple[float, ...] | None:
   path = Path(workdir, FILE)
   if not path.exists():
     return None
+  record = storage.read_record(path)
   try:
-    return tuple(float(one) for one in storage.read_record(path)['temperatures'])
-  except (KeyError, TypeError):
+    return tuple(float(one) for one in record['temperatures'])
+  except (KeyError, TypeError, ValueError):
     raise storage.DamagedError(
       f'{path} holds no temperatures: `sweet train` on the same workdir writes them again.'
     ) from None

@@ -1,4 +1,4 @@
-"""Rows that leave early, in batches that are made anew: what one row is told depends on it alone."""
+"""Rows that leave early, in batches made anew: what is said of one depends on it alone."""
 
 import dataclasses
 
