@@ -5,7 +5,8 @@ one run in which no row leaves tells what it would say at every threshold.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -113,9 +114,11 @@ class ExitsPredictor:
     """The same at a threshold; None never exits early."""
     return dataclasses.replace(self, threshold=threshold, recorded=False)
 
-  def check(self, examples: Sequence[Example]) -> None:
+  def check(self, examples: Iterable[Example]) -> None:
     """Raises a ValueError that names the first example that it cannot read."""
-    self.tokenize([example for example in examples if example.texts])
+    held = (example for example in examples if example.texts)
+    while some := list(itertools.islice(held, self.batch_size)):
+      self.tokenize(some)
 
   def tokenize(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tokens and token types int32[n] of each example's texts.

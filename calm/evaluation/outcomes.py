@@ -124,7 +124,7 @@ class Replay:
     """What is said at a threshold."""
     return self._replayed(threshold)
 
-  def _replayed(self, threshold):
+  def _replayed(self, threshold: float | None) -> Results:
     rows = self.predictor.replay(self.recorded.rows, threshold)
     return dataclasses.replace(self.recorded, rows=rows)
 

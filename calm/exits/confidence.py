@@ -28,8 +28,8 @@ EVIDENCE = ('logits', 'shortlist_logits', 'hidden', 'previous', 'exit_score')
 def within(ends: Callable[[int], tuple[float, float]]) -> Callable[[Measure], Measure]:
   """Marks a measure whose range is not [0, 1]: `ends` gives it for a number of logits."""
 
-  def mark(measure):
-    measure.ends = ends
+  def mark(measure: Measure) -> Measure:
+    measure.ends = ends  # type: ignore[attr-defined]
     return measure
 
   return mark

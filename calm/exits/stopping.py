@@ -24,7 +24,7 @@ class ExampleMeasure(Protocol):
   def name(self) -> str:
     """What it is called in tables and paths."""
 
-  def check(self, num_outputs: int):
+  def check(self, num_outputs: int) -> None:
     """Raises a ValueError if no threshold of it means anything for so many outputs."""
 
   def ends(self, num_outputs: int) -> tuple[float, float]:
@@ -54,7 +54,7 @@ class Confidence:
     """The measure's."""
     return confidence.name_of(self.measure)
 
-  def check(self, num_outputs: int):
+  def check(self, num_outputs: int) -> None:
     """Refuses a measure of logits for a regression."""
     if num_outputs == 1 and 'logits' in confidence.needs(self.measure):
       raise ValueError(
@@ -71,7 +71,9 @@ class Confidence:
     del num_rows
     return ()
 
-  def __call__(self, seen, outputs, exit_score):
+  def __call__(
+    self, seen: Any, outputs: jax.Array, exit_score: jax.Array | None
+  ) -> tuple[Any, jax.Array]:
     """The measure of these outputs alone.
 
     Raises:
@@ -103,11 +105,11 @@ class Patience:
 
   name = 'patience'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.tolerance is not None and not self.tolerance > 0:
       raise ValueError(f'tolerance must be above 0, not {self.tolerance}.')
 
-  def check(self, num_outputs: int):
+  def check(self, num_outputs: int) -> None:
     """Wants a tolerance for a regression, and none for labels."""
     if (num_outputs == 1) != (self.tolerance is not None):
       raise ValueError(
@@ -127,7 +129,9 @@ class Patience:
     answer = jnp.full(num_rows, -1 if self.tolerance is None else jnp.nan)
     return {'answer': answer.astype(jnp.float32), 'count': jnp.full(num_rows, -1.0)}
 
-  def __call__(self, seen, outputs, exit_score):
+  def __call__(
+    self, seen: Any, outputs: jax.Array, exit_score: jax.Array | None
+  ) -> tuple[Any, jax.Array]:
     """The number of agreements that end with these outputs, from 0."""
     del exit_score
     if self.tolerance is None:
@@ -146,7 +150,7 @@ class FixedExit:
 
   name = 'fixed_exit'
 
-  def check(self, num_outputs: int):
+  def check(self, num_outputs: int) -> None:
     """Counts whatever it is."""
 
   def ends(self, num_outputs: int) -> tuple[float, float]:
@@ -158,18 +162,26 @@ class FixedExit:
     """None asked yet."""
     return jnp.zeros(num_rows)
 
-  def __call__(self, seen, outputs, exit_score):
+  def __call__(
+    self, seen: Any, outputs: jax.Array, exit_score: jax.Array | None
+  ) -> tuple[Any, jax.Array]:
     """One more."""
     del outputs, exit_score
     return seen + 1, seen + 1
 
 
-def confidences(measure: ExampleMeasure, outputs, exit_scores=None) -> jax.Array:
+def confidences(
+  measure: ExampleMeasure,
+  outputs: jax.typing.ArrayLike,
+  exit_scores: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
   """Confidences[B, M] of a measure asked at M exits, of outputs[B, M, C] and exit_scores[B, M]."""
+  outputs = jnp.asarray(outputs)
+  scores = None if exit_scores is None else jnp.asarray(exit_scores)
   seen, found = measure.init(len(outputs)), []
   for k in range(outputs.shape[1]):
-    score = None if exit_scores is None else exit_scores[:, k]
-    seen, confidence = measure(seen, jnp.asarray(outputs[:, k]), score)
+    score = None if scores is None else scores[:, k]
+    seen, confidence = measure(seen, outputs[:, k], score)
     found.append(confidence)
   return jnp.stack(found, axis=1)
 
@@ -185,7 +197,7 @@ def as_threshold(threshold: float | None) -> np.float32:
   return np.float32(math.inf if threshold is None else threshold)
 
 
-def may_exit(confidences, threshold, ends: tuple[float, float]) -> jax.Array:
+def may_exit(confidences: Any, threshold: Any, ends: tuple[float, float]) -> Any:
   """Where confidences[...] reach a threshold between the two `ends`; bool[...].
 
   At or below the loose end everywhere, at or above the strict end nowhere; NaN reaches nothing.

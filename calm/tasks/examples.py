@@ -76,7 +76,7 @@ def postprocess_targets(task: seqio.Task, examples: Sequence[Example]) -> list[A
   Raises:
     ValueError: an example of labelled texts has no label; names it.
   """
-  if isinstance(task.source, LabelledSource):
+  if isinstance(getattr(task, 'source', None), LabelledSource):
     unknown = next((example.where for example in examples if not example.target), None)
     if unknown is not None:
       raise ValueError(f'{unknown}: there is no label to compare with: choose another split.')

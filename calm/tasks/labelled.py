@@ -95,13 +95,16 @@ def from_files(
     name: of the task.
 
   Raises:
-    FileNotFoundError: a path leads to no file.
     ValueError: no split has a path. On reading: a line does not parse, lacks a field, or its label
       is none; the message names file and line.
+    FileNotFoundError: on reading, a path leads to no file.
   """
   paths = files.paths_of_splits(name, train, validation, test)
   source = LabelledSource(
-    lambda split: files.read_records(paths[split]), form, list(paths), origins=paths
+    lambda split: files.read_records(paths[split], macro=f'{split.upper()}_FILE'),
+    form,
+    list(paths),
+    origins=paths,
   )
   return task(name, source, metrics)
 

@@ -79,7 +79,7 @@ def test_a_task_without_files_and_a_missing_file_are_named(tmp_path):
   with pytest.raises(ValueError, match=r"'files' has no files: set TRAIN_FILE"):
     labelled.from_files(PAIR)
   with pytest.raises(FileNotFoundError, match=r'none\.tsv.*TRAIN_FILE'):
-    labelled.from_files(PAIR, train=str(tmp_path / 'none.tsv'))
+    read(labelled.from_files(PAIR, train=str(tmp_path / 'none.tsv')))
   with pytest.raises(ValueError, match='TASK_NAME'):
     labelled.from_files(PAIR, train=__file__, name='my task')
 
