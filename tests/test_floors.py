@@ -14,6 +14,13 @@ FLOORS = (
     'sources',
     'model_folders',
     'fingerprints',
+    'settings',
+    'arguments',
+    'bindings',
+    'checks',
+    'reader',
+    'imports',
+    'errors',
     't5x_names',
     'earlier_names',
     'configuration',
@@ -34,7 +41,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in r
 # Rooms that see less than all that is above them.
 SEES = {'evaluation': 3}
 PACKAGES = ('calm', 'sweet', 'elang')
-CONFIGURES = {'configuration', 'commands', 'main'}
+CONFIGURES = {'configuration', 'reader', 'errors', 'commands', 'main'}
 FILES = sorted(
   path.relative_to(ROOT)
   for package in PACKAGES

@@ -11,9 +11,12 @@ stronger when most lie in between.
 """
 
 import math
+from typing import Annotated
 
 import numpy as np
 from scipy import special
+
+from calm import settings
 
 
 def hoeffding(losses: np.ndarray, delta: float) -> np.ndarray:
@@ -66,7 +69,11 @@ def hoeffding_bentkus_of_mean(mean: np.ndarray, num_examples: int, delta: float)
 
 
 def betting(
-  losses: np.ndarray, delta: float, *, epsilon: float = 0.05, cap: float = 0.9
+  losses: np.ndarray,
+  delta: settings.Level,
+  *,
+  epsilon: settings.Level = 0.05,
+  cap: Annotated[float, settings.Range(0, 1, above=True)] = 0.9,
 ) -> np.ndarray:
   """p[...] = 1 / (the highest capital reached by betting that losses lie below delta), at most 1.
 
@@ -90,10 +97,7 @@ def betting(
     ValueError: no losses, one that is NaN or outside [0, 1], or a number outside its range.
   """
   losses = _checked(losses, delta)
-  if not 0 < epsilon < 1:
-    raise ValueError(f'epsilon must lie between 0 and 1, not at {epsilon}.')
-  if not 0 < cap <= 1:
-    raise ValueError(f'cap must lie in (0, 1], not at {cap}.')
+  settings.check(betting, epsilon=epsilon, cap=cap)
   n = losses.shape[-1]
   seen = np.arange(1, n + 1)
   means = (0.5 + np.cumsum(losses, axis=-1)) / (seen + 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from calm import fingerprints
+from calm import fingerprints, settings
 from calm.calibration import bounds
 
 PValue = Callable[[np.ndarray, float], np.ndarray]
@@ -188,20 +188,18 @@ def certified(
 
 
 def descending_grid(
-  highest: float = 0.95,
-  lowest: float = 0.0,
-  step: float = 0.05,
-  stricter: Sequence[float] = (),
+  highest: settings.Finite = 0.95,
+  lowest: settings.Finite = 0.0,
+  step: settings.Positive = 0.05,
+  stricter: Sequence[settings.Finite] = (),
 ) -> tuple[float, ...]:
   """Thresholds from `highest` to `lowest`, `step` apart, free of float noise (0.85 is 0.85).
 
   `stricter` ones come before them: small tolerances are decided close to 1.
   """
-  if not (step > 0 and highest >= lowest):
-    raise ValueError(
-      f'highest >= lowest and step > 0 must hold, but highest = {highest}, lowest = {lowest} '
-      f'and step = {step}.'
-    )
+  settings.check(descending_grid, highest=highest, lowest=lowest, step=step, stricter=stricter)
+  if lowest > highest:
+    raise settings.SettingError('lowest', lowest, f'at most highest, {highest:g}')
   count = math.floor((highest - lowest) / step + 1e-9) + 1
   # -0.0 becomes 0.0.
   return check_grid([*stricter, *(round(highest - i * step, 12) + 0.0 for i in range(count))])

@@ -8,10 +8,11 @@ import importlib.metadata
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
 import seqio
 
-from calm import fingerprints, storage
+from calm import fingerprints, settings, storage
 from calm.calibration import bounds, consistency, testing
 from calm.calibration import certificate as certificates
 from calm.evaluation.losses import check_objective, losses_of
@@ -31,14 +32,14 @@ def calibrate(
   split: str,
   predictor: Predictor,
   workdir: str,
-  deltas: Sequence[float] = (0.1,),
-  epsilon: float = 0.05,
-  objective: str = 'textual',
+  deltas: Annotated[Sequence[settings.Level], settings.NotEmpty()] = (0.1,),
+  epsilon: settings.Level = 0.05,
+  objective: Literal['textual', 'risk'] = 'textual',
   dissimilarity: consistency.Dissimilarity = consistency.rouge_l,
-  grid: Sequence[float] | None = None,
+  grid: Annotated[Sequence[settings.Finite], settings.NotEmpty()] | None = None,
   p_value: testing.PValue = bounds.hoeffding_bentkus,
   procedure: testing.Procedure = testing.fixed_sequence,
-  limit: int | None = None,
+  limit: settings.Count | None = None,
   name: str | None = None,
 ) -> list[certificates.Certificate]:
   """Certifies the lowest threshold for each tolerance; writes and returns the certificates.
@@ -68,6 +69,7 @@ def calibrate(
     ValueError: too few examples to certify a delta, whatever the losses (said before anything is
       predicted), a predictor without a threshold, or settings that cannot be.
   """
+  settings.check(calibrate, deltas=deltas, epsilon=epsilon, objective=objective, limit=limit)
   check_objective(objective, dissimilarity)
   grid = testing.check_grid(testing.descending_grid() if grid is None else grid)
   system = predictor.family

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import seqio
 
-from calm import storage
+from calm import settings, storage
 from calm.calibration import bounds, testing
 from calm.evaluation import certified
 from calm.evaluation.outcomes import Results, predict_split
@@ -23,7 +23,7 @@ def evaluate(
   split: str,
   predictor: Predictor,
   workdir: str,
-  limit: int | None = None,
+  limit: settings.Count | None = None,
   name: str | None = None,
   certificate: str | None = None,
   p_value: testing.PValue = bounds.hoeffding_bentkus,

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import tqdm
 
@@ -30,7 +31,7 @@ def predict(
   split: str | None = None,
   inputs_template: str = '{inputs}',
   form: Form | None = None,
-  input_format: str | None = None,
+  input_format: Literal['lines', 'jsonl', 'tsv', 'csv'] | None = None,
   prefix_template: str | None = None,
   overwrite: bool = False,
   certificate: str | None = None,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from calm import fingerprints
+from calm import fingerprints, settings
 from calm.tasks.examples import Example
 
 # One example's answer as JSON takes it: `prediction`, `units` and `costs` by name, and whatever
@@ -88,9 +88,12 @@ class FunctionPredictor:
   version: str = ''
   threshold: float | None = None
   unit: str = 'example'
-  batch_size: int = 32
+  batch_size: settings.Count = 32
   results: tuple[str, ...] = ('prediction', 'units', 'costs')
   flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    settings.check_fields(self)
 
   @property
   def identity(self) -> Identity:

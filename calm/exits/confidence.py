@@ -16,10 +16,13 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from calm import settings
 
 Measure = Callable[..., jax.Array]
 EVIDENCE = ('logits', 'shortlist_logits', 'hidden', 'previous', 'exit_score')
@@ -48,10 +51,18 @@ def needs(measure: Measure) -> tuple[str, ...]:
   unknown = [name for name in names if name not in EVIDENCE]
   if unknown or not names:
     raise ValueError(
-      f'{getattr(measure, "__name__", measure)} asks for {", ".join(unknown) or "nothing"}: a '
+      f'{name_of(measure)} asks for {", ".join(unknown) or "nothing"}: a '
       f'measure names what it looks at, any of {", ".join(EVIDENCE)}.'
     )
   return names
+
+
+def name_of(measure: Measure) -> str:
+  """What a measure is called in tables and paths; of a partial, with the arguments it has."""
+  if isinstance(measure, functools.partial):
+    given = [*measure.args, *(part for pair in measure.keywords.items() for part in pair)]
+    return re.sub(r'[^\w.-]+', '_', '_'.join([name_of(measure.func), *map(str, given)]))
+  return getattr(measure, '__name__', type(measure).__name__)
 
 
 def softmax_margin(logits: jax.Array) -> jax.Array:
@@ -127,13 +138,6 @@ def classifier(exit_score: jax.Array) -> jax.Array:
   return jax.nn.sigmoid(exit_score.astype(jnp.float32))
 
 
-def name_of(measure: Measure) -> str:
-  """What a measure is called in tables and paths; of functools.partial, the function's name."""
-  while isinstance(measure, functools.partial):
-    measure = measure.func
-  return getattr(measure, '__name__', None) or type(measure).__name__
-
-
 def ends(measure: Measure, num_outputs: int) -> tuple[float, float]:
   """The range of a measure of `num_outputs` logits: [0, 1], if `within` marks no other."""
   while isinstance(measure, functools.partial):
@@ -156,20 +160,21 @@ class Gated:
 
   measure: Measure = shortlist_margin
   gate: Measure = state_saturation
-  gate_threshold: float = 0.9
+  gate_threshold: settings.Share = 0.9
 
   def __post_init__(self) -> None:
+    settings.check_fields(self)
     costly = [name for name in needs(self.gate) if name in ('logits', 'shortlist_logits')]
     if costly:
       raise ValueError(
-        f'Gated: {self.gate.__name__} asks for {costly[0]}, which the gate is to save: give a gate '
+        f'Gated: {name_of(self.gate)} asks for {costly[0]}, which the gate is to save: give a gate '
         'that looks at states or the exit classifier.'
       )
 
   @property
   def __name__(self) -> str:
     """What it is called in tables and paths."""
-    return f'gated_{self.measure.__name__}'
+    return f'gated_{name_of(self.measure)}'
 
   def gate_open(self, **evidence: jax.Array) -> jax.Array:
     """Where the measure is to be looked at, bool[...]; `evidence` is what the gate needs."""

@@ -42,8 +42,7 @@ class Family:
     own = type(self.template).__name__
     if confident is None:
       return own
-    measure = confident.measure
-    name = getattr(measure, '__name__', None) or fingerprints.name_of(measure).rpartition('.')[2]
+    name = confidence.name_of(confident.measure)
     tau = getattr(confident.threshold, 'tau', None)
     name = name if tau is None else f'{name}_tau_{tau:g}'
     return name if confident is self.template else f'{own}_{name}'

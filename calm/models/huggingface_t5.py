@@ -5,8 +5,10 @@ settings mean is said in `calm.models.huggingface_t5_config`.
 """
 
 import dataclasses
+import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -114,13 +116,13 @@ class Directory:
 
 
 def save(
-  directory,
-  config,
+  directory: str | os.PathLike | None,
+  config: T5Config,
   params,
   *,
-  dtype='float32',
+  dtype: Literal['float32', 'bfloat16'] = 'float32',
   vocabulary=None,
-  vocabulary_path=None,
+  vocabulary_path: str | os.PathLike | None = None,
   max_decode_steps=None,
 ):
   """Writes a directory that transformers' T5ForConditionalGeneration loads; returns its path.

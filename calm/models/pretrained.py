@@ -1,10 +1,11 @@
 """Weights in and out: T5X checkpoints, and directories of Hugging Face transformers."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
-from calm import model_folders, storage
+from calm import model_folders, settings, storage
 from calm.models import (
   huggingface_bert,
   huggingface_deberta,
@@ -105,7 +106,14 @@ def config_of(directory):
   return _source(Path(directory)).config
 
 
-def initial_params(directory, model, *, cut_decoder=False, fresh=None, seed=0):
+def initial_params(
+  directory: str | os.PathLike,
+  model: parameters.Network,
+  *,
+  cut_decoder: bool = False,
+  fresh: str | None = None,
+  seed: settings.Seed = 0,
+):
   """Parameters to begin training `model` with, from a checkpoint that fits it but for its `fresh`.
 
   Args:

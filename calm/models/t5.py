@@ -10,13 +10,14 @@ checkpoint's `target`).
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from calm import settings
 from calm.models import layers
 from calm.models.layers import KeysValues
 
@@ -26,23 +27,35 @@ def _training_only(default):
   return dataclasses.field(default=default, metadata={'identity': False})
 
 
+def _dtype(value):
+  """A type of activations, from its name or as it is."""
+  try:
+    dtype = jnp.dtype(value)
+  except TypeError:
+    dtype = None
+  if dtype not in (jnp.float32, jnp.bfloat16):
+    raise settings.SettingError('dtype', value, "'float32' or 'bfloat16'")
+  return dtype
+
+
 @dataclasses.dataclass(frozen=True)
 class T5Config:
   """Sizes and choices of a T5; the defaults are T5 1.1's, small."""
 
-  vocab_size: int = 32128
-  emb_dim: int = 512
-  num_heads: int = 6
-  head_dim: int = 64
-  mlp_dim: int = 1024
-  num_encoder_layers: int = 8
-  num_decoder_layers: int = 8
-  mlp_activations: tuple[str, ...] = ('gelu', 'linear')
+  vocab_size: settings.Count = 32128
+  emb_dim: settings.Count = 512
+  num_heads: settings.Count = 6
+  head_dim: settings.Count = 64
+  mlp_dim: settings.Count = 1024
+  num_encoder_layers: settings.Count = 8
+  num_decoder_layers: settings.Count = 8
+  mlp_activations: Annotated[tuple[str, ...], settings.NotEmpty()] = ('gelu', 'linear')
   logits_via_embedding: bool = False  # T5 1.0: the embedding is the head, scaled by 1/sqrt(D).
-  relpos_num_buckets: int = 32
-  relpos_max_distance: int = 128
-  norm_epsilon: float = 1e-6
-  dropout_rate: float = _training_only(0.1)
+  # Half of them hold one distance each, and an encoder has as many for each direction.
+  relpos_num_buckets: Annotated[int, settings.Range(4)] = 32
+  relpos_max_distance: settings.Count = 128
+  norm_epsilon: settings.NonNegative = 1e-6
+  dropout_rate: Annotated[float, settings.Range(0, 1, below=True)] = _training_only(0.1)
   # As in T5, one draw serves all positions of a row; False draws for each position.
   dropout_broadcast: bool = _training_only(True)
   # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
@@ -53,22 +66,17 @@ class T5Config:
   remat: bool = _training_only(False)
 
   def __post_init__(self):
+    settings.check_fields(self)
     # Lists and names arrive from gin and JSON; keep the config hashable and comparable.
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
-    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    object.__setattr__(self, 'dtype', _dtype(self.dtype))
     for name in self.mlp_activations:
       if name not in layers.ACTIVATIONS:
-        raise ValueError(f'mlp_activations: {name!r} is not one of {sorted(layers.ACTIVATIONS)}.')
-    if self.dtype not in (jnp.float32, jnp.bfloat16):
-      raise ValueError(f'dtype: {self.dtype} is neither float32 nor bfloat16.')
-    for field in ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'):
-      if getattr(self, field) < 1:
-        raise ValueError(f'{field} must be positive, not {getattr(self, field)}.')
-    for field in ('num_encoder_layers', 'num_decoder_layers'):
-      if getattr(self, field) < 1:
-        raise ValueError(f'{field} must be at least 1, not {getattr(self, field)}.')
-    if not 0 <= self.dropout_rate < 1:
-      raise ValueError(f'dropout_rate must be in [0, 1), not {self.dropout_rate}.')
+        wanted = f'one or more of {", ".join(layers.ACTIVATIONS)}'
+        raise settings.SettingError('mlp_activations', self.mlp_activations, wanted)
+    if self.relpos_num_buckets // 2 >= self.relpos_max_distance:
+      wanted = f'below {2 * self.relpos_max_distance}, twice relpos_max_distance'
+      raise settings.SettingError('relpos_num_buckets', self.relpos_num_buckets, wanted)
 
 
 _T5_1_0 = T5Config(mlp_activations=('relu',), logits_via_embedding=True)
@@ -98,14 +106,14 @@ PUBLISHED = {
 }
 
 
-def published(name='t5_1_1_small', **changes):
+def published(name: str = 't5_1_1_small', **changes: Any) -> T5Config:
   """The T5Config of a published size (or 'tiny', for tests), with fields replaced by `changes`.
 
   Raises:
     ValueError: no such size; the message lists them.
   """
   if name not in PUBLISHED:
-    raise ValueError(f'No published T5 is called {name!r}; there are {", ".join(PUBLISHED)}.')
+    raise settings.SettingError('name', name, f'one of {", ".join(PUBLISHED)}')
   return dataclasses.replace(PUBLISHED[name], **changes)
 
 

@@ -6,6 +6,7 @@ Figures of https://arxiv.org/abs/2207.07061.
 from collections.abc import Sequence
 from typing import Any
 
+from calm import settings
 from calm.reporting import agreement, decay, efficiency, examples, figures, page, sensitivity
 from calm.reporting.report import Writer, say
 from calm.reporting.study import Study
@@ -42,7 +43,7 @@ def shortlists(study: Study, show: Writer, table: Rows) -> list[page.Section]:
 
 
 def decaying(
-  study: Study, show: Writer, table: Rows, *, taus: Sequence[float] = (1.0, 4.0)
+  study: Study, show: Writer, table: Rows, *, taus: Sequence[settings.NonNegative] = (1.0, 4.0)
 ) -> list[page.Section]:
   """Fig. 2b and 2c: the first measure with thresholds that decay as fast as each of `taus` says.
 
@@ -76,9 +77,9 @@ def wrong_tokens(
   show: Writer,
   table: Rows,
   *,
-  positions: Sequence[int] = (0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64),
-  num_examples: int = 100,
-  rank: int = 10,
+  positions: Sequence[settings.Natural] = (0, 1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64),
+  num_examples: settings.Count = 100,
+  rank: settings.Count = 10,
 ) -> list[page.Section]:
   """Fig. 2a: what one wrong token does to the text; see `calm.reporting.sensitivity`."""
   del table

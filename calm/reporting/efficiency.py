@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from calm.calibration import bounds, testing
 from calm.calibration.trials import mean_and_std, random_trials
 from calm.reporting import provenance
 from calm.reporting.comparison import Comparison, Way
+from calm.settings import Count, Level, NotEmpty, Seed, check_fields
 
 DELTAS = {'textual': (0.1, 0.25), 'risk': (0.02, 0.05)}  # The paper's.
 FOLDER = 'report'
@@ -30,16 +31,21 @@ CODE = ('calm.calibration', 'calm.evaluation', 'calm.reporting')
 class TrialSettings:
   """How the trials are made and what is timed; see `calm.calibration.trials.random_trials`."""
 
-  deltas: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=lambda: dict(DELTAS))
-  epsilon: float = 0.05
+  deltas: Annotated[Mapping[str, Sequence[Level]], NotEmpty()] = dataclasses.field(
+    default_factory=lambda: dict(DELTAS)
+  )
+  epsilon: Level = 0.05
   p_value: testing.PValue = bounds.hoeffding_bentkus
   procedure: testing.Procedure = testing.fixed_sequence
-  num_trials: int = 50
-  calibration_share: float = 0.8
-  seed: int = 0
-  timed_batch_sizes: Sequence[int] = (1, 32)  # none to time nothing
-  num_timed: int = 64  # examples, from the first on
-  repeats: int = 5
+  num_trials: Count = 50
+  calibration_share: Level = 0.8
+  seed: Seed = 0
+  timed_batch_sizes: Sequence[Count] = (1, 32)  # none to time nothing
+  num_timed: Count = 64  # examples, from the first on
+  repeats: Count = 5
+
+  def __post_init__(self):
+    check_fields(self)
 
   def check(self, compared: Comparison) -> None:
     """Raises ValueError where a tolerance can never be certified, before anything is predicted."""

@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from calm import settings
 from calm.decoding.sampling import Choice, argmax, token_log_prob
 from calm.decoding.shortlist import best_of
 from calm.evaluation import calibrate
@@ -65,7 +66,11 @@ class RankedAt:
 
 
 def sensitivity(
-  study: Study, positions: Sequence[int], *, num_examples: int = 100, rank: int = 10
+  study: Study,
+  positions: Sequence[settings.Natural],
+  *,
+  num_examples: settings.Count = 100,
+  rank: settings.Count = 10,
 ) -> list[dict[str, Any]]:
   """Rows of 'kind' (of KINDS), 'position', 'similarity' and 'num_examples'.
 

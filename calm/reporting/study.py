@@ -5,11 +5,11 @@ import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from calm import fingerprints
+from calm import fingerprints, settings
 from calm.calibration import consistency, testing
 from calm.decoding.text_predictor import TextPredictor
 from calm.evaluation import calibrate
@@ -52,16 +52,18 @@ class Study:
   split_name: str
   predictor: TextPredictor
   workdir: str
-  measures: Sequence[confidence.Measure] = (
+  measures: Annotated[Sequence[confidence.Measure], settings.NotEmpty()] = (
     confidence.softmax_margin,
     confidence.Gated(),
     confidence.state_saturation,
     confidence.classifier,
   )
   thresholds: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
-  grid: Sequence[float] = dataclasses.field(default_factory=testing.descending_grid)
+  grid: Annotated[Sequence[settings.Finite], settings.NotEmpty()] = dataclasses.field(
+    default_factory=testing.descending_grid
+  )
   dissimilarity: consistency.Dissimilarity = consistency.rouge_l
-  limit: int | None = None
+  limit: settings.Count | None = None
   unit: str = 'token'
   costs: Mapping[str, str] = dataclasses.field(
     default_factory=lambda: {
@@ -72,12 +74,13 @@ class Study:
   )
 
   def __post_init__(self):
+    settings.check_fields(self)
     object.__setattr__(self, 'grid', testing.check_grid(self.grid))
-    names = [measure.__name__ for measure in self.measures]
+    names = [confidence.name_of(measure) for measure in self.measures]
     unknown = sorted(set(self.thresholds) - set(names))
-    if not names or len(set(names)) < len(names) or unknown:
+    if len(set(names)) < len(names) or unknown:
       raise ValueError(
-        f'Measures are {", ".join(names) or "missing"}: name at least one, each once, and no '
+        f'Measures are {", ".join(names)}: name each once, and no '
         f'thresholds of others ({", ".join(unknown) or "there are none"}).'
       )
     object.__setattr__(self, 'predictor', dataclasses.replace(self.predictor, per_token=True))
@@ -133,9 +136,12 @@ class Study:
       found[self.predictor.name] = self._rerun(self.predictor.exits)
     for measure in self.measures:
       if 'exit_score' in confidence.needs(measure) and not self.config.exit_classifier:
-        print(f'{measure.__name__}: left out, the model has no exit classifier.', file=sys.stderr)
+        print(
+          f'{confidence.name_of(measure)}: left out, the model has no exit classifier.',
+          file=sys.stderr,
+        )
         continue
-      outcomes = self.outcomes_of(measure, self.thresholds.get(measure.__name__))
+      outcomes = self.outcomes_of(measure, self.thresholds.get(confidence.name_of(measure)))
       found[outcomes.name] = outcomes
     if not found:
       raise ValueError('MEASURES has none that this model can follow: name another.')

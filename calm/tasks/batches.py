@@ -15,6 +15,7 @@ import grain
 import numpy as np
 
 from calm import notices, storage
+from calm.settings import Count, Natural, Seed, check
 from calm.tasks import features, fidelity, registered, text
 from calm.tasks.tokenization import RaggedArray, checked, pad_rows, tokenise
 
@@ -25,16 +26,16 @@ MakeFeatures = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 def train_batches(
   task: registered.TaskOrMixture,
   *,
-  batch_size: int,
-  inputs_length: int,
-  targets_length: int,
+  batch_size: Count,
+  inputs_length: Count,
+  targets_length: Count,
   split: str = 'train',
   pack: bool = True,
   truncate: bool = False,
-  seed: int = 0,
-  vocab_size: int | None = None,
-  shard_index: int | None = None,
-  num_shards: int | None = None,
+  seed: Seed = 0,
+  vocab_size: Count | None = None,
+  shard_index: Natural | None = None,
+  num_shards: Count | None = None,
 ) -> 'BatchIterator':
   """Batches of a split without end, each epoch in an order of its own that follows from `seed`.
 
@@ -58,6 +59,14 @@ def train_batches(
     ExampleError: an example is too long, has no tokens, or one beyond vocab_size.
     ValueError: no such split, an empty one, or batch_size is not a multiple of num_shards.
   """
+  check(
+    train_batches,
+    batch_size=batch_size,
+    inputs_length=inputs_length,
+    targets_length=targets_length,
+    seed=seed,
+    vocab_size=vocab_size,
+  )
   index, shards = shard(shard_index, num_shards, batch_size)  # Before hours of reading.
   lengths = {'inputs': inputs_length, 'targets': targets_length}
   drawn = [

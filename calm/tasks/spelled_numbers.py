@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import seqio
 from num2words import num2words
 
+from calm import settings
 from calm.tasks import metrics as metric_functions
 from calm.tasks import text
 
@@ -22,11 +23,11 @@ SPLITS = ('train', 'validation', 'test')
 def task(
   *,
   vocabulary: seqio.Vocabulary,
-  num_train: int = 20_000,
-  num_validation: int = 500,
-  num_test: int = 1000,
-  max_number: int = 999_999,
-  seed: int = 0,
+  num_train: settings.Count = 20_000,
+  num_validation: settings.Count = 500,
+  num_test: settings.Count = 1000,
+  max_number: settings.Natural = 999_999,
+  seed: settings.Seed = 0,
   metrics: Callable | Sequence[Callable] = (metric_functions.exact_match,),
   name: str = 'spelled_numbers',
 ) -> seqio.Task:
@@ -43,6 +44,14 @@ def task(
   Raises:
     ValueError: there are fewer numbers than examples.
   """
+  settings.check(
+    task,
+    num_train=num_train,
+    num_validation=num_validation,
+    num_test=num_test,
+    max_number=max_number,
+    seed=seed,
+  )
   sizes = dict(zip(SPLITS, (num_train, num_validation, num_test), strict=True))
   numbers = draw_numbers(tuple(sizes.values()), max_number, seed)
   of_split = dict(zip(SPLITS, numbers, strict=True))

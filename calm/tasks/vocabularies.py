@@ -14,7 +14,7 @@ import seqio
 import tensorflow as tf
 import tqdm
 
-from calm import storage
+from calm import settings, storage
 from calm.tasks import examples, fidelity
 from calm.tasks import text as text_tasks
 
@@ -51,7 +51,7 @@ def t5(path: str = T5_VOCABULARY) -> seqio.Vocabulary:
   return sentencepiece(path, extra_ids=100)
 
 
-def sentencepiece(path: str, extra_ids: int = 0) -> seqio.Vocabulary:
+def sentencepiece(path: str, extra_ids: settings.Natural = 0) -> seqio.Vocabulary:
   """The SentencePiece model at `path`, with `extra_ids` sentinels after its own pieces.
 
   The file is read when first needed: text can be read, and a vocabulary made of it, before.
@@ -130,10 +130,10 @@ def _check_file(path):
 def write_vocabulary(
   task: seqio.Task,
   path: str | None,
-  vocab_size: int,
+  vocab_size: settings.Count,
   *,
   split: str = 'train',
-  max_examples: int | None = 2_000_000,
+  max_examples: settings.Count | None = 2_000_000,
   normalization: str = 'nmt_nfkc',
   keep_whitespace: bool = False,
   user_symbols: Sequence[str] = (),
@@ -169,24 +169,25 @@ def write_vocabulary(
       "This configuration has no vocabulary to make: bytes need none, and T5's own is there."
       ' To make one, include gin/tasks/sentencepiece.gin.'
     )
+  settings.check(write_vocabulary, vocab_size=vocab_size, max_examples=max_examples)
   if normalization not in NORMALIZATIONS:
     raise ValueError(f'NORMALIZATION is {normalization!r}, not one of {", ".join(NORMALIZATIONS)}.')
   if isinstance(user_symbols, str) or not all(isinstance(one, str) and one for one in user_symbols):
     raise ValueError(f'USER_SYMBOLS is {user_symbols!r}, not a tuple of texts.')
   symbols = [*dict.fromkeys([*(_WHITESPACE if keep_whitespace else ()), *user_symbols])]
-  settings: dict[str, Any] = {
+  options: dict[str, Any] = {
     'normalization_rule_name': normalization,
     'user_defined_symbols': symbols,
     'byte_fallback': byte_fallback,
   }
   if keep_whitespace:  # Said only then, since what is said is written into the file.
-    settings['remove_extra_whitespaces'] = False
+    options['remove_extra_whitespaces'] = False
   with storage.lock(f'{path}.lock', path):
     if tf.io.gfile.exists(path) and not overwrite:
       print(f'{path} is there already and stays as it is.', file=sys.stderr)
       return path
     texts = functools.partial(_texts, task, split, max_examples)
-    _write_atomically(path, _train(task, split, texts(), vocab_size, settings))
+    _write_atomically(path, _train(task, split, texts(), vocab_size, options))
   print(f'Wrote {path}: {vocab_size} pieces.', file=sys.stderr)
   _say_losses(path, f'{task.name} {split}', texts())
   return path
@@ -202,9 +203,9 @@ def _texts(task, split, max_examples) -> Iterator[tuple[str, str, str]]:
     storage.warn(f'Read the first {max_examples} examples alone (max_examples).', once=True)
 
 
-def _train(task, split, texts, vocab_size, settings) -> bytes:
+def _train(task, split, texts, vocab_size, options) -> bytes:
   """The model that SentencePiece makes of texts."""
-  keep = not settings.get('remove_extra_whitespaces', True)
+  keep = not options.get('remove_extra_whitespaces', True)
   sentences = (part for _, text, _ in texts for part in _parts(text, keep))
   first = next(sentences, None)
   if first is None:
@@ -226,7 +227,7 @@ def _train(task, split, texts, vocab_size, settings) -> bytes:
       max_sentence_length=2 * _MAX_SENTENCE_BYTES,
       num_threads=1,  # The result depends on their number.
       minloglevel=2,
-      **settings,
+      **options,
     )
   except RuntimeError as error:
     reason = str(error).rpartition('] ')[-1]  # After the place in SentencePiece's own source.

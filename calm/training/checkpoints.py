@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from calm import storage
+from calm import settings, storage
 from calm.models import parameters, pretrained
 from calm.training import digests
 from calm.training.guards import all_processes, reason, writing
@@ -181,7 +181,13 @@ class Checkpoints:
     digests.write(folder)
 
 
-def restore_params(workdir, model=None, step=None, fresh=None, seed=0):
+def restore_params(
+  workdir: str | os.PathLike,
+  model: parameters.Network | None = None,
+  step: settings.Natural | None = None,
+  fresh: str | None = None,
+  seed: settings.Seed = 0,
+):
   """Parameters of a run's checkpoint, the newest readable one by default, as numpy arrays.
 
   A newer one that cannot be read is reported and left as it is.
@@ -210,7 +216,7 @@ def restore_params(workdir, model=None, step=None, fresh=None, seed=0):
   folder, params = _newest_params(workdir) if step is None else _params(workdir, step)
   if begun:
     flat = parameters.flatten(params)
-    kept = {name: flat[name] for name in flat if not re.search(fresh, name)}
+    kept = {name: flat[name] for name in flat if not re.search(str(fresh), name)}
     params = parameters.unflatten({**kept, **begun})
   if model is not None:
     expected = jax.eval_shape(model.init_params, jax.random.key(0))
@@ -264,7 +270,13 @@ def _this_process():
   return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
-def initial_params(directory, model, step=None, fresh=None, seed=0):
+def initial_params(
+  directory: str | os.PathLike,
+  model: parameters.Network,
+  step: settings.Natural | None = None,
+  fresh: str | None = None,
+  seed: settings.Seed = 0,
+):
   """Parameters to begin training `model` with: those of a run, or of a checkpoint from elsewhere.
 
   Args:

@@ -6,16 +6,18 @@ section 3.5, https://arxiv.org/abs/2207.07061).
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from calm import settings
 from calm.models.parameters import Network
 from calm.training import losses
 
-KINDS = ('independent', 'geometric')
+Kind = Literal['independent', 'geometric']
+KINDS = get_args(Kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +35,12 @@ class ExitClassifierObjective:
   """
 
   model: Network
-  kind: str = 'independent'
+  kind: Kind = 'independent'
 
   unit = 'token'  # What weights count.
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f'kind: {self.kind!r} is not one of {", ".join(KINDS)}.')
+    settings.check_fields(self)
     if not self.model.config.exit_classifier:
       raise ValueError('The model has no exit classifier: set T5Config.exit_classifier = True.')
     if self.model.config.num_decoder_layers < 2:

@@ -7,39 +7,40 @@ and started again is the run that was not.
 
 import collections
 import contextlib
-import math
+import os
 import time
 from collections.abc import Callable
 
 import jax
 from jax.experimental import multihost_utils
 
-from calm import notices
-from calm.training import resuming, sharding
+from calm import notices, settings
+from calm.training import losses, resuming, sharding
 from calm.training.checkpoints import Checkpoints
 from calm.training.guards import PendingSteps, Signals, alone, make_workdir
+from calm.training.optimizers import Optimizer
 from calm.training.progress import Meter, Progress
 from calm.training.step import Trainer
 
 
 def train(
   *,
-  workdir,
-  objective,
-  optimizer,
+  workdir: str | os.PathLike,
+  objective: losses.Objective,
+  optimizer: Optimizer,
   batches,
-  num_steps,
+  num_steps: settings.Count,
   initial_params=None,
   validation_batches=None,
-  num_validation_batches=10,
-  seed=0,
-  model_parallelism=1,
-  num_microbatches=1,
-  steps_per_report=50,
-  steps_per_checkpoint=500,
-  steps_per_validation=500,
-  keep_checkpoints=2,
-  stop_after_seconds=None,
+  num_validation_batches: settings.Count = 10,
+  seed: settings.Seed = 0,
+  model_parallelism: settings.Count = 1,
+  num_microbatches: settings.Count = 1,
+  steps_per_report: settings.Count = 50,
+  steps_per_checkpoint: settings.Count = 500,
+  steps_per_validation: settings.Count = 500,
+  keep_checkpoints: settings.Count = 2,
+  stop_after_seconds: float | None = None,
   accepted: Callable[[], None] | None = None,
 ):
   """Trains for `num_steps` steps in all, going on from the newest checkpoint in `workdir`.
@@ -79,15 +80,18 @@ def train(
     CheckpointError: checkpoints that do not fit, or of which none can be read.
     ValueError: settings that cannot be.
   """
-  _check_settings(
-    stop_after_seconds,
+  settings.check(
+    train,
     num_steps=num_steps,
     num_validation_batches=num_validation_batches,
+    seed=seed,
+    model_parallelism=model_parallelism,
     num_microbatches=num_microbatches,
     steps_per_report=steps_per_report,
     steps_per_checkpoint=steps_per_checkpoint,
     steps_per_validation=steps_per_validation,
     keep_checkpoints=keep_checkpoints,
+    stop_after_seconds=stop_after_seconds,
   )
   make_workdir(workdir)
   notices.devices()
@@ -126,7 +130,7 @@ def train(
     validation = None
     if validation_batches is not None:
       validation = [next(validation_batches) for _ in range(num_validation_batches)]
-    steps = PendingSteps(workdir)
+    steps = PendingSteps(str(workdir))
     started = time.monotonic()
     last_report: dict[str, float] = {}
 
@@ -183,17 +187,6 @@ def train(
       checkpoints.wait()
     signals.leave(step, progress)
   return state.params, last_report
-
-
-def _check_settings(stop_after_seconds, **whole_numbers):
-  """Raises ValueError for a setting that cannot be."""
-  for name, value in whole_numbers.items():
-    if not value >= 1:
-      raise ValueError(f'{name} must be at least 1, not {value}.')
-    if value % 1:
-      raise ValueError(f'{name} must be a whole number, not {value}.')
-  if stop_after_seconds is not None and math.isnan(stop_after_seconds):
-    raise ValueError('stop_after_seconds must be a number, not NaN.')
 
 
 def evaluate_loss(trainer, params, batches):

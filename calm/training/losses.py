@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from calm import settings
 from calm.models.parameters import Network
 
 
@@ -157,13 +158,15 @@ def exit_weights(weights, num_layers):
       'last': [0] * (num_layers - 1) + [1],
     }
     if weights not in named:
-      raise ValueError(f'exit_weights: {weights!r} is not one of {sorted(named)}.')
+      wanted = f'one of {", ".join(named)}, or numbers'
+      raise settings.SettingError('exit_weights', weights, wanted)
     weights = named[weights]
   weights = [float(weight) for weight in weights]
   if len(weights) != num_layers:
-    raise ValueError(f'exit_weights: {len(weights)} weights for {num_layers} decoder layers.')
+    wanted = f'a weight for each of {num_layers} decoder layers'
+    raise settings.SettingError('exit_weights', weights, wanted)
   if not all(0 <= weight < float('inf') for weight in weights) or not sum(weights):
-    raise ValueError(f'exit_weights must be 0 or more and not all 0: {weights}.')
+    raise settings.SettingError('exit_weights', weights, 'numbers of at least 0, and not all 0')
   return tuple(weight / sum(weights) for weight in weights)
 
 
@@ -187,22 +190,22 @@ class EncoderDecoderObjective:
   """
 
   model: EncoderDecoder
-  label_smoothing: float = 0.0
-  z_loss: float = 1e-4
-  exit_weights: str | Sequence[float] = 'linear'
-  num_sampled_exits: int | None = None
+  label_smoothing: settings.ShareBelow1 = 0.0
+  z_loss: settings.NonNegative = 1e-4
+  exit_weights: str | Sequence[settings.NonNegative] = 'linear'
+  num_sampled_exits: settings.Count | None = None
 
   unit = 'token'  # What weights count.
 
   def __post_init__(self):
+    settings.check_fields(self)
     if not isinstance(self.exit_weights, str):  # Lists arrive from gin; keep it hashable.
       object.__setattr__(self, 'exit_weights', tuple(self.exit_weights))
     weights = exit_weights(self.exit_weights, self.model.config.num_decoder_layers)
-    if not 0 <= self.label_smoothing < 1:
-      raise ValueError(f'label_smoothing must be in [0, 1), not {self.label_smoothing}.')
     sampled = self.num_sampled_exits
     if sampled is not None and sampled < 1 + any(weights[:-1]):
-      raise ValueError(f'num_sampled_exits: {sampled} leaves none for the layers before the last.')
+      wanted = 'at least 2, which leaves one for the layers before the last'
+      raise settings.SettingError('num_sampled_exits', sampled, wanted)
 
   @property
   def partition_rules(self):

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from calm import settings
+
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 
 
@@ -19,16 +21,22 @@ class Optimizer:
   learning_rate: Schedule
 
 
-def constant(learning_rate=1e-3, warmup_steps=0):
+def constant(
+  learning_rate: settings.NonNegative = 1e-3, warmup_steps: settings.Natural = 0
+) -> Schedule:
   """A schedule that rises linearly from 0 over `warmup_steps`, then stays."""
+  settings.check(constant, learning_rate=learning_rate, warmup_steps=warmup_steps)
   return optax.join_schedules(
     [optax.linear_schedule(0.0, learning_rate, warmup_steps), lambda _: learning_rate],
     [warmup_steps],
   )
 
 
-def inverse_square_root(learning_rate=1.0, warmup_steps=10_000):
+def inverse_square_root(
+  learning_rate: settings.NonNegative = 1.0, warmup_steps: settings.Count = 10_000
+) -> Schedule:
   """T5's pre-training schedule: learning_rate / sqrt(max(step, warmup_steps))."""
+  settings.check(inverse_square_root, learning_rate=learning_rate, warmup_steps=warmup_steps)
 
   def schedule(step):
     return learning_rate / jnp.sqrt(jnp.maximum(step, warmup_steps))
@@ -36,46 +44,64 @@ def inverse_square_root(learning_rate=1.0, warmup_steps=10_000):
   return schedule
 
 
-def warmup_cosine(learning_rate=1e-3, *, num_steps, warmup_steps=0, final=0.0):
+def warmup_cosine(
+  learning_rate: settings.NonNegative = 1e-3,
+  *,
+  num_steps: settings.Count,
+  warmup_steps: settings.Natural = 0,
+  final: settings.NonNegative = 0.0,
+) -> Schedule:
   """Rises linearly from 0 over `warmup_steps`, falls along a cosine to `final` at `num_steps`.
 
   Raises:
     ValueError: num_steps does not exceed warmup_steps.
   """
-  if num_steps <= warmup_steps:
-    raise ValueError(f'num_steps ({num_steps}) must exceed warmup_steps ({warmup_steps}).')
+  _check_schedule(warmup_cosine, learning_rate, num_steps, warmup_steps, final)
   return optax.warmup_cosine_decay_schedule(
     0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps, num_steps, final
   )
 
 
-def warmup_linear(learning_rate=1e-3, *, num_steps, warmup_steps=0, final=0.0):
+def warmup_linear(
+  learning_rate: settings.NonNegative = 1e-3,
+  *,
+  num_steps: settings.Count,
+  warmup_steps: settings.Natural = 0,
+  final: settings.NonNegative = 0.0,
+) -> Schedule:
   """Rises linearly from 0 over `warmup_steps`, falls linearly to `final` at `num_steps`.
 
   Raises:
     ValueError: num_steps does not exceed warmup_steps.
   """
-  if num_steps <= warmup_steps:
-    raise ValueError(f'num_steps ({num_steps}) must exceed warmup_steps ({warmup_steps}).')
+  _check_schedule(warmup_linear, learning_rate, num_steps, warmup_steps, final)
   rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
   fall = optax.linear_schedule(learning_rate, final, num_steps - warmup_steps)
   return optax.join_schedules([rise, fall], [warmup_steps])
 
 
 def adafactor(
-  learning_rate=1e-3,
+  learning_rate: settings.NonNegative | Schedule = 1e-3,
   *,
-  decay_rate=0.8,
-  multiply_by_parameter_scale=True,
-  clipping_threshold=1.0,
-  weight_decay=0.0,
-):
+  decay_rate: settings.Share = 0.8,
+  multiply_by_parameter_scale: bool = True,
+  clipping_threshold: settings.Positive | None = 1.0,
+  weight_decay: settings.NonNegative = 0.0,
+) -> Optimizer:
   """Adafactor with T5's settings: factored second moments, no momentum, updates clipped by RMS.
 
   Shazeer and Stern, https://arxiv.org/abs/1804.04235. With `multiply_by_parameter_scale` the
   learning rate is relative to each parameter's own root mean square. `learning_rate` is a number
   or a schedule.
   """
+  settings.check(
+    adafactor,
+    learning_rate=learning_rate,
+    decay_rate=decay_rate,
+    multiply_by_parameter_scale=multiply_by_parameter_scale,
+    clipping_threshold=clipping_threshold,
+    weight_decay=weight_decay,
+  )
   schedule = _as_schedule(learning_rate)
   transformation = optax.adafactor(
     schedule,
@@ -89,13 +115,21 @@ def adafactor(
 
 
 def adamw(
-  learning_rate=1e-3, *, b1=0.9, b2=0.98, epsilon=1e-9, weight_decay=0.01, max_gradient_norm=1.0
-):
+  learning_rate: settings.NonNegative | Schedule = 1e-3,
+  *,
+  b1: settings.ShareBelow1 = 0.9,
+  b2: settings.ShareBelow1 = 0.98,
+  epsilon: settings.Positive = 1e-9,
+  weight_decay: settings.NonNegative = 0.01,
+  max_gradient_norm: settings.Positive | None = 1.0,
+) -> Optimizer:
   """AdamW with gradients clipped by global norm; vectors (norms, biases) do not decay.
 
   Loshchilov and Hutter, https://arxiv.org/abs/1711.05101. b2 and epsilon are the Transformer's.
   `learning_rate` is a number or a schedule; `max_gradient_norm` None clips nothing.
   """
+  numbers = {'b1': b1, 'b2': b2, 'epsilon': epsilon, 'weight_decay': weight_decay}
+  settings.check(adamw, learning_rate=learning_rate, max_gradient_norm=max_gradient_norm, **numbers)
   schedule = _as_schedule(learning_rate)
   clip = (
     optax.identity() if max_gradient_norm is None else optax.clip_by_global_norm(max_gradient_norm)
@@ -104,7 +138,7 @@ def adamw(
   return Optimizer(optax.chain(clip, adam), schedule)
 
 
-def train_only(optimizer, pattern):
+def train_only(optimizer: Optimizer, pattern: str) -> Optimizer:
   """Trains the parameters in whose '/'-joined path `pattern` is found, and no others.
 
   `optimizer` sees, clips and keeps state for these alone; the others stay as they are.
@@ -134,6 +168,13 @@ def train_only(optimizer, pattern):
     return partition.init(params)
 
   return Optimizer(optax.GradientTransformation(init, partition.update), optimizer.learning_rate)
+
+
+def _check_schedule(function, learning_rate, num_steps, warmup_steps, final):
+  numbers = {'num_steps': num_steps, 'warmup_steps': warmup_steps, 'final': final}
+  settings.check(function, learning_rate=learning_rate, **numbers)
+  if num_steps <= warmup_steps:
+    raise settings.SettingError('warmup_steps', warmup_steps, f'below num_steps, {num_steps}')
 
 
 def _as_schedule(learning_rate):

@@ -118,7 +118,7 @@ def test_the_descending_grid_holds_plain_decimals():
   assert testing.descending_grid(0.9, 0.8, 0.1, stricter=(0.99, 0.95)) == (0.99, 0.95, 0.9, 0.8)
   with pytest.raises(ValueError, match=r'0\.9 follows 0\.9'):
     testing.descending_grid(0.9, 0.8, 0.1, stricter=(0.99, 0.9))
-  with pytest.raises(ValueError, match='step > 0'):
+  with pytest.raises(ValueError, match=r'lowest must be at most highest, 0\.1, not 0\.5'):
     testing.descending_grid(0.1, 0.5)
 
 

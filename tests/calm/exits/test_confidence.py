@@ -1,5 +1,7 @@
 """Measures of confidence: values by hand, the last axis only, ranges."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,3 +102,21 @@ def test_a_gated_measure_needs_what_its_gate_does_and_is_0_where_that_is_closed(
 def test_a_gate_that_looks_at_logits_saves_nothing_and_is_refused():
   with pytest.raises(ValueError, match='entropy_confidence asks for logits'):
     confidence.Gated(confidence.softmax_margin, confidence.entropy_confidence)
+
+
+def scaled(logits, factor):
+  """A measure with a setting of its own, which is bound before it is used."""
+  return confidence.softmax_margin(logits) * factor
+
+
+def test_a_partial_is_a_measure_and_is_called_by_what_it_was_given():
+  half, third = (functools.partial(scaled, factor=factor) for factor in (0.5, 0.25))
+  assert confidence.needs(half) == ('logits',)
+  assert [confidence.name_of(one) for one in (scaled, half, third)] == [
+    'scaled',
+    'scaled_factor_0.5',
+    'scaled_factor_0.25',
+  ]
+  assert confidence.Gated(half).__name__ == 'gated_scaled_factor_0.5'
+  odd = functools.partial(scaled, factor='a/b \n')
+  assert confidence.name_of(odd) == 'scaled_factor_a_b_'  # It becomes a part of paths.

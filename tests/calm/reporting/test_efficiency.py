@@ -130,6 +130,21 @@ def test_no_measure_that_the_model_can_follow_is_an_error(made_up):
     efficiency.trials(made_up(measures=(confidence.classifier,)), SETTINGS)
 
 
+def test_no_measure_at_all_is_an_error(made_up):
+  with pytest.raises(ValueError, match=r'measures must be a list, .* not empty, not \(\)'):
+    made_up(measures=())
+
+
+def test_partials_of_a_measure_are_compared_under_names_of_their_own(made_up):
+  def scaled(logits, factor):
+    return factor * confidence.softmax_margin(logits)
+
+  halves = tuple(functools.partial(scaled, factor=factor) for factor in (0.5, 1.0))
+  assert made_up(measures=halves).families == ['scaled_factor_0.5', 'scaled_factor_1.0']
+  with pytest.raises(ValueError, match='name each once'):
+    made_up(measures=halves[:1] * 2)
+
+
 def test_too_few_examples_are_named_before_anything_is_decoded(made_up, tmp_path):
   settings = efficiency.TrialSettings(deltas={'textual': (0.1,)})
   with pytest.raises(ValueError, match=r'8 examples can never certify delta = 0.1'):

@@ -125,8 +125,8 @@ def test_its_metric_is_the_share_that_is_spelled_right():
   ('options', 'complaint'),
   [
     ({'max_number': 98}, r'\[50, 20, 30\] different numbers, .* cannot be drawn from 0 to 98'),
-    ({'max_number': -1}, 'cannot be drawn from 0 to -1'),
-    ({'num_test': 0}, r'\[50, 20, 0\] different numbers, at least 1 each'),
+    ({'max_number': -1}, 'max_number must be a whole number of at least 0, not -1'),
+    ({'num_test': 0}, 'num_test must be a whole number of at least 1, not 0'),
     ({'max_number': 10**30}, f'max_number is {10**30}, and {sys.maxsize} is the most'),
   ],
 )

@@ -223,7 +223,9 @@ def test_padding_and_packing_change_nothing(model, params, kind):
 
 
 def test_a_classifier_without_a_place_or_a_use_is_refused(model):
-  with pytest.raises(ValueError, match="kind: 'poisson' is not one of independent, geometric"):
+  with pytest.raises(
+    ValueError, match="kind must be one of 'independent', 'geometric', not 'poisson'"
+  ):
     ExitClassifierObjective(model, 'poisson')
   with pytest.raises(ValueError, match=r'set T5Config\.exit_classifier = True'):
     ExitClassifierObjective(t5.T5(dataclasses.replace(CONFIG, exit_classifier=False)))

@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_reads_no_parameters_to_begin_with(tmp_path, run, cur
   'name', ['num_steps', 'steps_per_report', 'steps_per_checkpoint', 'steps_per_validation']
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, run, name):
-  with pytest.raises(ValueError, match=f'{name} must be at least 1, not 0'):
+  with pytest.raises(ValueError, match=f'{name} must be a whole number of at least 1, not 0'):
     run(tmp_path, **{name: 0})
 
 
@@ -168,7 +168,9 @@ REFUSED = {
   'no checkpoint kept': lambda stream, network: {'keep_checkpoints': 0},
   'rows that cannot be cut': lambda stream, network: {'num_microbatches': 3},
   'devices that are not there': lambda stream, network: {'model_parallelism': 1000},
-  'a learning rate that is none': lambda stream, network: {'optimizer': optimizers.adamw(math.nan)},
+  'a learning rate that is none': lambda stream, network: {
+    'optimizer': optimizers.adamw(lambda step: math.nan)
+  },
   'another model': lambda stream, network: {'objective': network(hidden_dim=9)},
   'other batches': lambda stream, network: {'batches': Lacking(stream, 'encoder_input_tokens')},
   'another validation': lambda stream, network: {

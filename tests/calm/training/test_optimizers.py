@@ -19,7 +19,7 @@ def test_schedules_take_their_values_at_chosen_steps():
 
 @pytest.mark.parametrize('schedule', [optimizers.warmup_cosine, optimizers.warmup_linear])
 def test_a_warm_up_longer_than_the_run_is_refused(schedule):
-  with pytest.raises(ValueError, match='must exceed'):
+  with pytest.raises(ValueError, match='warmup_steps must be below num_steps'):
     schedule(1.0, num_steps=5, warmup_steps=5)
 
 
