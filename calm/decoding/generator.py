@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from calm import settings
 from calm.decoding import all_layers, compiled, early_exit, loop
 from calm.decoding import cache as caches
 from calm.decoding import sampling as samplings
@@ -124,20 +125,19 @@ class Generator:
   """
 
   model: Any  # a calm.models.t5.T5
-  max_decode_steps: int = 128
+  max_decode_steps: settings.Count = 128
   sampling: samplings.ChoiceRule = dataclasses.field(default_factory=samplings.Greedy)
-  eos_id: int = 1
+  eos_id: settings.Natural = 1
   rule: rules.ExitRule = dataclasses.field(default_factory=rules.NeverExit)
   fill: str = 'exit_state'  # One of calm.decoding.all_layers.FILLS.
 
   def __post_init__(self):
+    settings.check_fields(self)
     samplings.check(self.sampling)
     config = self.model.config
     rules.check(self.rule, config.num_decoder_layers, config.exit_classifier)
     if self.fill not in all_layers.FILLS:
-      raise ValueError(f'fill: {self.fill!r} is not one of {", ".join(all_layers.FILLS)}.')
-    if self.max_decode_steps < 1:
-      raise ValueError(f'max_decode_steps must be at least 1, not {self.max_decode_steps}.')
+      raise settings.SettingError('fill', self.fill, f'one of {", ".join(all_layers.FILLS)}')
 
   @property
   def draws(self):
@@ -167,6 +167,8 @@ class Generator:
       raise ValueError('Sampling needs a key: pass key=jax.random.key(seed).')
     elif key.ndim == 0:
       key = row_keys(key, jnp.arange(encoder_input_tokens.shape[0]))
+    # Sampling's numbers, too: a temperature of 1 is one of 1.0.
+    rule, choose = rules.as_arrays(self.rule), samplings.as_arrays(self._choose)
     run = _decode_bfloat16 if self.model.config.dtype == jnp.bfloat16 else _decode
     return run(
       self.model,
@@ -174,12 +176,12 @@ class Generator:
       encoder_input_tokens,
       max_decode_steps=self.max_decode_steps,
       prompts=None if prompts is None else jnp.asarray(prompts, jnp.int32),
-      sampling=self._choose,
+      sampling=choose,
       keys=key,
       eos_id=self.eos_id,
-      rule=self.rule,
+      rule=rule,
       fill=self.fill,
-      classes=compiled.classes_of((self.rule, self._choose)),
+      classes=compiled.classes_of((rule, choose)),
     )
 
 

@@ -4,11 +4,14 @@ A way of choosing is a small frozen dataclass whose numbers may be traced. No vo
 here: on CPU that costs more than the product that makes the logits.
 """
 
-from typing import Protocol
+import dataclasses
+from typing import Annotated, Any, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from calm import settings
 
 
 @flax.struct.dataclass
@@ -33,7 +36,7 @@ class ChoiceRule(Protocol):
 class Greedy:
   """The likeliest token; the first of several that are equally likely."""
 
-  num_samples: int = flax.struct.field(pytree_node=False, default=1)
+  num_samples: settings.Count = flax.struct.field(pytree_node=False, default=1)
 
   def __call__(self, logits, keys=None, position=None):
     """Chooses for float32 logits[B, V]; a sure choice has a sampling_log_prob of 0."""
@@ -52,10 +55,10 @@ class Sampling:
   Temperature 0 is greedy. All three may be traced; None leaves a cut out.
   """
 
-  temperature: jax.typing.ArrayLike = 1.0
-  top_k: jax.typing.ArrayLike | None = None
-  top_p: jax.typing.ArrayLike | None = None
-  num_samples: int = flax.struct.field(pytree_node=False, default=1)
+  temperature: Annotated[jax.typing.ArrayLike, settings.Range(0)] = 1.0
+  top_k: Annotated[int | jax.Array, settings.Range(1)] | None = None
+  top_p: Annotated[jax.typing.ArrayLike, settings.Range(0, 1, above=True)] | None = None
+  num_samples: settings.Count = flax.struct.field(pytree_node=False, default=1)
 
   def __call__(self, logits, keys, position):
     """Draws for float32 logits[B, V]; a row's draw depends on its key and position alone."""
@@ -121,22 +124,20 @@ def _check_number(name, value, needed, whole=False):
 
 def check(rule):
   """Raises ValueError for settings outside their range; traced ones are not looked at."""
+  if isinstance(rule, Greedy | Sampling):
+    settings.check_fields(rule)
 
-  if rule.num_samples < 1:
-    raise ValueError(f'num_samples must be at least 1, not {rule.num_samples}.')
+
+def as_arrays(rule):
+  """The rule with arrays of one type each for its numbers, so that one compilation serves all."""
   if not isinstance(rule, Sampling):
-    return
-  temperature, top_k, top_p = map(_known, (rule.temperature, rule.top_k, rule.top_p))
-  if temperature is not None and not 0 <= temperature < float('inf'):
-    raise ValueError(f'temperature must be 0 or more, not {rule.temperature}.')
-  if top_k is not None and top_k < 1:
-    raise ValueError(f'top_k must be at least 1, not {rule.top_k}; None keeps all tokens.')
-  if top_p is not None and not 0 < top_p <= 1:
-    raise ValueError(f'top_p must be in (0, 1], not {rule.top_p}; None keeps all tokens.')
-
-
-def _known(value):
-  return None if value is None or isinstance(value, jax.core.Tracer) else float(value)
+    return rule
+  types = {'temperature': jnp.float32, 'top_k': jnp.int32, 'top_p': jnp.float32}
+  given = {name: getattr(rule, name) for name in types}
+  arrays: dict[str, Any] = {
+    k: jnp.asarray(value, types[k]) for k, value in given.items() if value is not None
+  }
+  return dataclasses.replace(rule, **arrays)
 
 
 def argmax(logits):

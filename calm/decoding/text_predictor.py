@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm import fingerprints, notices
+from calm import fingerprints, notices, settings
 from calm.decoding import generator as generators
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
@@ -40,11 +40,11 @@ class TextPredictor:
   generator: Any  # a calm.decoding.generator.Generator
   params: Any
   vocabulary: Any  # a seqio.Vocabulary
-  inputs_length: int  # tokens of an input at most, EOS among them
-  batch_size: int = 32
+  inputs_length: settings.Count  # tokens of an input at most, EOS among them
+  batch_size: settings.Count = 32
   truncate: bool = False  # Cut longer inputs instead of raising an error.
   add_eos: bool = True  # After an input, as in training.
-  seed: int = 0  # Of draws; an input's depend on it and the input's index.
+  seed: settings.Seed = 0  # Of draws; an input's depend on it and the input's index.
   exits: Family | None = None  # What `at` gives; the generator's own rule need not be one of them.
   per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
 
@@ -74,9 +74,7 @@ class TextPredictor:
   }
 
   def __post_init__(self):
-    for field in ('inputs_length', 'batch_size'):
-      if getattr(self, field) < 1:
-        raise ValueError(f'{field} must be at least 1, not {getattr(self, field)}.')
+    settings.check_fields(self)
     known, wanted = self.generator.model.config.vocab_size, self.vocabulary.vocab_size
     if wanted > known:
       raise ValueError(

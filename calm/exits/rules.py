@@ -5,14 +5,19 @@ shown the `Evidence` and says which rows stop and how sure it was. It says befor
 to see, and nothing else is computed for it.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from calm import settings
 from calm.exits import confidence, thresholds
+
+Layer = Annotated[int | jax.Array, settings.Range(1)]  # It may be traced.
 
 
 @flax.struct.dataclass
@@ -77,7 +82,7 @@ class NeverExit:
 class FixedLayer:
   """Every row stops after layer `layer`, from 1: CALM's static baseline."""
 
-  layer: jax.typing.ArrayLike
+  layer: Layer
   needs = ()
 
   def may_exit(self, evidence: Evidence) -> jax.Array:
@@ -103,7 +108,7 @@ class Confident:
 
   measure: confidence.Measure = flax.struct.field(pytree_node=False)
   threshold: thresholds.Threshold | jax.typing.ArrayLike
-  min_exit: jax.typing.ArrayLike = 1
+  min_exit: Layer = 1
 
   @property
   def needs(self) -> tuple[str, ...]:
@@ -173,19 +178,66 @@ def check(rule: ExitRule, num_layers: int, has_classifier: bool) -> None:
       'The measure needs an exit classifier and the model has none: train one, or take another '
       'measure.'
     )
-  layer: Any = getattr(rule, 'layer', 1)
-  if not isinstance(layer, jax.core.Tracer) and not 1 <= layer <= num_layers:
-    raise ValueError(f'FixedLayer: {layer} is not a layer from 1 to {num_layers}.')
-  values = getattr(getattr(rule, 'threshold', None), 'values', None)
-  if values is not None and len(values) != num_layers:
-    raise ValueError(f'PerLayer: {len(values)} thresholds for {num_layers} decoder layers.')
+  for part in parts(rule):
+    settings.check_fields(part)
+    for name in ('layer', 'min_exit'):
+      layer: Any = getattr(part, name, 1)
+      if not isinstance(layer, jax.core.Tracer) and not 1 <= layer <= num_layers:
+        wanted = f'a layer of the model, from 1 to {num_layers}'
+        raise settings.SettingError(name, layer, wanted)
+    if isinstance(part, thresholds.PerLayer) and np.shape(part.values) != (num_layers,):
+      raise ValueError(
+        f'PerLayer: {np.size(part.values)} thresholds for {num_layers} decoder layers.'
+      )
+
+
+def parts(rule: Any) -> Iterator[Any]:
+  """A rule and whatever dataclasses it holds, such as its threshold, from the outside in."""
+  if dataclasses.is_dataclass(rule) and not isinstance(rule, type):
+    yield rule
+    for field in dataclasses.fields(rule):
+      yield from parts(getattr(rule, field.name))
+
+
+def as_arrays(rule: Any) -> Any:
+  """A rule with strongly typed arrays for its numbers, so that one compilation serves them all.
+
+  Thresholds become float32, however 1, 1.0 or an array was written, and a bare one a `Constant`.
+  Of other numbers the whole ones become int32, the rest float32. What is traced is left alone.
+  """
+  return _as_arrays(rule, jnp.int32)
+
+
+def _as_arrays(part, whole):
+  """The same of any dataclass, with a type for whole numbers."""
+  if isinstance(part, Confident):
+    part = dataclasses.replace(part, threshold=thresholds.as_threshold(part.threshold))
+  changes = {}
+  for field in dataclasses.fields(part):
+    value = getattr(part, field.name)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+      changes[field.name] = _as_arrays(value, jnp.float32 if field.name == 'threshold' else whole)
+    elif field.metadata.get('pytree_node', True) and _is_numeric(value):
+      array = jnp.asarray(value)
+      is_whole = jnp.issubdtype(array.dtype, jnp.integer)
+      changes[field.name] = jnp.asarray(array, whole if is_whole else jnp.float32)
+  return dataclasses.replace(part, **changes)
+
+
+def _is_numeric(value):
+  """Whether a value is a number, an array of numbers or a list of them, and known."""
+  if isinstance(value, list | tuple):
+    return bool(value) and all(map(_is_numeric, value))
+  if isinstance(value, bool | jax.core.Tracer):
+    return False
+  return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
 
 
 def confident(
-  value: jax.typing.ArrayLike,
+  value: Annotated[jax.typing.ArrayLike, settings.Range(0, 1)],
   measure: confidence.Measure,
   threshold: Callable[[Any], thresholds.Threshold] = thresholds.Constant,
-  min_exit: jax.typing.ArrayLike = 1,
+  min_exit: Layer = 1,
 ) -> Confident:
   """The rule at one value of a family of thresholds: what a calibration walks down.
 

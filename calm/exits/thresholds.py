@@ -5,11 +5,14 @@ A threshold is a small frozen dataclass, called with the position[...] of the to
 confidence reaches it. One compilation serves every value.
 """
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Annotated, Protocol
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+
+from calm import settings
 
 
 class Threshold(Protocol):
@@ -40,8 +43,8 @@ class Decaying:
   """
 
   value: jax.typing.ArrayLike
-  tau: jax.typing.ArrayLike
-  max_length: jax.typing.ArrayLike
+  tau: Annotated[jax.typing.ArrayLike, settings.Range(0)]
+  max_length: Annotated[jax.typing.ArrayLike, settings.Range(1)]
 
   def __call__(self, position: jax.typing.ArrayLike, layer: jax.typing.ArrayLike) -> jax.Array:
     """The threshold at each of position[...]."""
@@ -55,7 +58,7 @@ class Decaying:
 class PerLayer:
   """One value for each layer, float[L]; one above 1 is never reached, one of 0 always."""
 
-  values: jax.typing.ArrayLike
+  values: jax.typing.ArrayLike | Sequence[float]
 
   def __call__(self, position: jax.typing.ArrayLike, layer: jax.typing.ArrayLike) -> jax.Array:
     """The layer's value for each of position[...]."""

@@ -276,10 +276,10 @@ def test_what_fills_the_cache_makes_a_difference(exiting):
 def test_impossible_rules_are_refused(tiny):
   with pytest.raises(ValueError, match='train one'):
     generator.Generator(tiny.model, STEPS, rule=Confident(confidence.classifier, 0.5))
-  with pytest.raises(ValueError, match='4 is not a layer from 1 to 3'):
+  with pytest.raises(ValueError, match='layer must be a layer of the model, from 1 to 3, not 4'):
     generator.Generator(tiny.model, STEPS, rule=FixedLayer(4))
   two = thresholds.PerLayer([0.5, 0.5])
   with pytest.raises(ValueError, match='2 thresholds for 3 decoder layers'):
     generator.Generator(tiny.model, STEPS, rule=Confident(confidence.softmax_margin, two))
-  with pytest.raises(ValueError, match="'nothing' is not one of exit_state"):
+  with pytest.raises(ValueError, match=r"fill must be one of exit_state, .* not 'nothing'"):
     generator.Generator(tiny.model, STEPS, fill='nothing')

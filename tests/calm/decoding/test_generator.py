@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from calm.decoding import cache, generator, sampling, step
+from calm.exits import confidence, rules, thresholds
 
 ROWS, STEPS, PROMPT = 32, 13, 5
 EOS = 1
@@ -259,7 +260,9 @@ def test_drawing_without_a_key_is_an_error(tiny):
 
 @one_kind
 def test_settings_out_of_range_are_named(tiny):
-  with pytest.raises(ValueError, match='max_decode_steps must be at least 1, not 0'):
+  with pytest.raises(
+    ValueError, match='max_decode_steps must be a whole number of at least 1, not 0'
+  ):
     generator.Generator(tiny.model, 0)
   with pytest.raises(ValueError, match='temperature'):
     generator.Generator(tiny.model, 8, sampling.Sampling(-1))
@@ -271,6 +274,45 @@ def test_other_numbers_compile_nothing_anew(tiny, greedy, samples):
   drawing(tiny, 0.9, 9, 0.4)(tiny.params, tiny.inputs, key=jax.random.key(1))
   generator.Generator(dataclasses.replace(tiny.model), STEPS)(tiny.params, tiny.inputs)
   assert generator._decode._cache_size() == compiled
+
+
+WRITTEN = [
+  1,
+  1.0,
+  np.float32(1),
+  np.float64(1),
+  np.array(1, np.float32),
+  jnp.float32(1),
+  np.int64(1),
+]
+
+
+@one_kind
+def test_however_a_number_is_written_it_compiles_nothing_anew(tiny):
+  def decode(one):
+    threshold = thresholds.Decaying(one, one, one)
+    rule = rules.Confident(confidence.state_saturation, threshold, np.int32(one))
+    generate = generator.Generator(tiny.model, 2, sampling.Sampling(one, int(one), one), rule=rule)
+    return generate(tiny.params, tiny.inputs[:2], key=jax.random.key(0)).tokens
+
+  first = decode(WRITTEN[0])
+  compiled = generator._decode._cache_size()
+  for one in WRITTEN[1:]:
+    np.testing.assert_array_equal(decode(one), first)
+  assert generator._decode._cache_size() == compiled
+
+
+@one_kind
+def test_a_bare_threshold_is_compiled_as_a_constant_one(tiny):
+  def decode(threshold):
+    rule = rules.Confident(confidence.state_saturation, threshold)
+    generator.Generator(tiny.model, 2, rule=rule)(tiny.params, tiny.inputs[:2])
+    return generator._decode._cache_size()
+
+  compiled = decode(1)
+  assert {decode(one) for one in [*WRITTEN, thresholds.Constant(0.5), thresholds.Constant(0)]} == {
+    compiled
+  }
 
 
 @one_kind

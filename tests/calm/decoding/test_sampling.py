@@ -207,14 +207,14 @@ def test_settings_may_be_traced():
 @pytest.mark.parametrize(
   ('rule', 'message'),
   [
-    (sampling.Greedy(num_samples=0), 'num_samples must be at least 1, not 0'),
-    (sampling.Sampling(num_samples=-1), 'num_samples must be at least 1, not -1'),
-    (sampling.Sampling(-0.1), 'temperature must be 0 or more, not -0.1'),
-    (sampling.Sampling(float('nan')), 'temperature must be 0 or more, not nan'),
-    (sampling.Sampling(float('inf')), 'temperature must be 0 or more, not inf'),
-    (sampling.Sampling(top_k=0), 'top_k must be at least 1, not 0'),
-    (sampling.Sampling(top_p=0.0), r'top_p must be in \(0, 1\], not 0.0'),
-    (sampling.Sampling(top_p=1.1), r'top_p must be in \(0, 1\], not 1.1'),
+    (sampling.Greedy(num_samples=0), 'num_samples must be a whole number of at least 1, not 0'),
+    (sampling.Sampling(num_samples=-1), 'num_samples must be a whole number of at least 1, not -1'),
+    (sampling.Sampling(-0.1), 'temperature must be a number of at least 0, not -0.1'),
+    (sampling.Sampling(float('nan')), 'temperature must be a number of at least 0, not nan'),
+    (sampling.Sampling(float('inf')), 'temperature must be a number of at least 0, not inf'),
+    (sampling.Sampling(top_k=0), 'top_k must be a whole number of at least 1 or None, not 0'),
+    (sampling.Sampling(top_p=0.0), r'top_p must be a number in \(0, 1\] or None, not 0.0'),
+    (sampling.Sampling(top_p=1.1), r'top_p must be a number in \(0, 1\] or None, not 1.1'),
   ],
 )
 def test_settings_out_of_range_are_named(rule, message):

@@ -1,9 +1,12 @@
 """Rules: which rows stop, what they need to see, settings that cannot be."""
 
+import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from calm import settings
 from calm.exits import confidence, rules, thresholds
 
 LOGITS = jnp.log(jnp.array([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.2, 0.7, 0.1]]))
@@ -114,8 +117,61 @@ def test_a_measure_of_ones_own_needs_no_other_code():
 def test_impossible_rules_are_named():
   with pytest.raises(ValueError, match='needs an exit classifier'):
     rules.check(rules.Confident(confidence.classifier, 0.5), 4, has_classifier=False)
-  with pytest.raises(ValueError, match='5 is not a layer from 1 to 4'):
+  with pytest.raises(ValueError, match='layer must be a layer of the model, from 1 to 4, not 5'):
     rules.check(rules.FixedLayer(5), 4, has_classifier=True)
   rule = rules.Confident(confidence.entropy_confidence, thresholds.PerLayer([0.1, 0.2]))
   with pytest.raises(ValueError, match='2 thresholds for 4'):
+    rules.check(rule, 4, has_classifier=True)
+
+
+@pytest.mark.parametrize('one', [1, 1.0, np.float32(1), np.float64(1), jnp.float32(1), np.int64(1)])
+def test_arrays_are_of_one_type_however_they_were_written(one):
+  rule = rules.as_arrays(
+    rules.Confident(confidence.softmax_margin, thresholds.PerLayer([one]), min_exit=int(one))
+  )
+  assert (rule.threshold.values.dtype, rule.threshold.values.shape) == (jnp.float32, (1,))
+  assert rule.min_exit.dtype == jnp.int32
+  fixed = rules.as_arrays(rules.FixedLayer(int(one))).layer
+  assert (fixed.dtype, fixed.weak_type) == (jnp.int32, False)
+  constant = rules.as_arrays(rules.Confident(confidence.softmax_margin, one)).threshold.value
+  assert (constant.dtype, constant.weak_type, float(constant)) == (jnp.float32, False, 1.0)
+
+
+def test_numbers_of_a_rule_inside_another_become_arrays_and_traced_ones_stay():
+  @flax.struct.dataclass
+  class Late:
+    rule: rules.ExitRule
+    start: int = 3
+    name: str = flax.struct.field(pytree_node=False, default='late')
+
+  late = rules.as_arrays(Late(rules.Confident(confidence.softmax_margin, 1)))
+  assert late.start.dtype == jnp.int32
+  assert late.rule.threshold.value.dtype == jnp.float32
+  assert late.name == 'late'
+  traced = []
+  jax.eval_shape(lambda x: traced.append((x, rules.as_arrays(rules.FixedLayer(x)).layer)), 2)
+  assert traced[0][0] is traced[0][1]
+
+
+@pytest.mark.parametrize(
+  ('rule', 'message'),
+  [
+    (rules.Confident(confidence.softmax_margin, 0.5, 99), r'min_exit .* from 1 to 4, not 99\.'),
+    (rules.Confident(confidence.softmax_margin, 0.5, 0), 'min_exit must be .*, not 0'),
+    (rules.Confident(confidence.softmax_margin, 0.5, 1.5), 'min_exit must be a whole number'),
+    (rules.Confident(confidence.softmax_margin, float('nan')), 'threshold must be .*, not nan'),
+    (rules.Confident(confidence.softmax_margin, thresholds.Constant('a')), "value .* not 'a'"),
+    (
+      rules.Confident(confidence.softmax_margin, thresholds.Decaying(0.5, -1, 3)),
+      'tau must be a number of at least 0, not -1',
+    ),
+    (
+      rules.Confident(confidence.softmax_margin, thresholds.Decaying(0.5, 1, 0)),
+      'max_length must be a number of at least 1, not 0',
+    ),
+    (rules.FixedLayer(0), 'layer must be .*, not 0'),
+  ],
+)
+def test_a_number_that_cannot_be_is_named_with_its_range(rule, message):
+  with pytest.raises(settings.SettingError, match=message):
     rules.check(rule, 4, has_classifier=True)
