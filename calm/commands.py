@@ -16,7 +16,16 @@ import textwrap
 from pathlib import Path
 
 import calm
-from calm import compilation_cache, configuration, notices, processes, storage
+from calm import (
+  arguments,
+  compilation_cache,
+  configuration,
+  imports,
+  notices,
+  processes,
+  storage,
+)
+from calm.t5x_names import RENAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +131,13 @@ def _add_gin_flags(parser):
     metavar='DIRS',
     help='comma-separated folders in which --gin_file and include are looked up, too',
   )
+  parser.add_argument(
+    '--import_from',
+    action='append',
+    default=[],
+    metavar='DIR',
+    help="folder whose modules configs may import, such as '.'; they can run any code",
+  )
 
 
 def run(program: Program, args: argparse.Namespace, bindings: list[str]):
@@ -129,7 +145,7 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
 
   Args:
     args: of `make_parser`.
-    bindings: as `configuration.split_gin_arguments` gives them.
+    bindings: as `arguments.split_gin_arguments` gives them.
 
   Returns:
     What the function returns.
@@ -140,6 +156,34 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
   """
   command = _command(program, args)
   processes.join(args, command.shared)
+  with imports.only_from(args.import_from):
+    read(program, args, bindings)
+    compilation_cache.use(args.compilation_cache)
+    with notices.command(f'{program.name} {command.name}'):
+      return call(command)
+
+
+def call(command: Command):
+  """Calls the function of a command whose configuration has been read; returns what it returns."""
+  import gin
+
+  module, name = command.function.split(':')
+  function = gin.get_configurable(getattr(importlib.import_module(module), name))
+  workdir = configuration.macro('WORKDIR')
+  return _begin(function, workdir) if command.begins_run and workdir else function()
+
+
+def read(program: Program, args: argparse.Namespace, bindings: list[str]) -> None:
+  """Reads the configuration of a command and checks all that can be before anything is called.
+
+  Args:
+    args: of `make_parser`.
+    bindings: as `arguments.split_gin_arguments` gives them.
+
+  Raises:
+    FileNotFoundError, ValueError: a config is missing, says too little, or what cannot be.
+  """
+  command = _command(program, args)
   search_paths = [folder for listed in args.gin_search_paths for folder in listed.split(',')]
   flags = {
     option.macro: option.flag for one in program.commands for option in (WORKDIR, *one.options)
@@ -147,7 +191,11 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
   for option in (WORKDIR, *command.options):
     value = getattr(args, option.macro)
     if value is not None:
-      written = configuration.as_gin_value(value) if option.literal else repr(value)
+      same = (option.macro, *(t5x for t5x, ours in RENAMED.items() if ours == option.macro))
+      for name in (binding.partition(' = ')[0] for binding in bindings):
+        if name in same:
+          raise ValueError(f'{option.flag} and --gin.{name} are the same: give one of them.')
+      written = arguments.as_gin_value(value) if option.literal else repr(value)
       bindings = [*bindings, f'{option.macro} = {written}']
   configuration.parse(
     _gin_files(program, command, args),
@@ -156,16 +204,19 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
     flags,
     program.name,
     hushed=not args.traceback,
+    roots=[_selector(one) for one in program.commands],
   )
+  if configuration.macro('WORKDIR') == '':
+    raise ValueError("--workdir is empty: name a folder; '.' is the current one.")
+  configuration.check_call(_selector(command), ('accepted',) if command.begins_run else ())
+  unused = [] if args.gin_file else configuration.idle_in(bindings, _selector(command))
+  if unused:
+    names = ', '.join(unused)
+    print(f'{program.name} {command.name} does not use {names}.', file=sys.stderr)
 
-  import gin
 
-  module, name = command.function.split(':')
-  function = gin.get_configurable(getattr(importlib.import_module(module), name))
-  workdir = configuration.macro('WORKDIR')
-  compilation_cache.use(args.compilation_cache)
-  with notices.command(f'{program.name} {command.name}'):
-    return _begin(function, workdir) if command.begins_run and workdir else function()
+def _selector(command):
+  return command.function.replace(':', '.')
 
 
 def _begin(function, workdir):
@@ -236,7 +287,7 @@ def _write_utf8():
 def _main(program, argv):
   parser = make_parser(program)
   try:
-    others, bindings = configuration.split_gin_arguments(argv)
+    others, bindings = arguments.split_gin_arguments(argv)
   except ValueError as error:
     parser.error(str(error))
   args = parser.parse_args(others)
@@ -251,6 +302,6 @@ def _main(program, argv):
   except Exception as error:
     if args.traceback:
       raise
-    storage.warn(f'{called}: {configuration.brief(error)}')
+    storage.warn(f'{called}: {configuration.in_words(error)}')
     return 1
   return 0

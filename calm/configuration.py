@@ -4,19 +4,21 @@ Configs are T5X's: files that include each other, macros in capitals for what is
 `--gin.NAME=value` over all of them. Those of T5X's macros that mean the same here may be used.
 """
 
-import ast
 import contextlib
 import dataclasses
-import difflib
 import functools
-import io
+import inspect
 import os
 import re
 import sys
 import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from calm import earlier_names, fingerprints, storage, t5x_names
+from calm import checks, errors, fingerprints, storage, t5x_names
+from calm.bindings import Bindings, Setting
+from calm.reader import Reader, read_in, set_in
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -55,67 +57,32 @@ def shipped_configs(program=None):
   return configs
 
 
-def as_gin_value(text):
-  """Gin source for a value from the command line: Gin as it is, anything else quoted.
-
-  `--gin.STEPS=100`, `--gin.TASK=@files.task()` and `--gin.NAME='"a b"'` mean what T5X makes of
-  them; `--gin.TRAIN_FILE=data/train.jsonl` need not be quoted twice.
-  """
-  value = text.strip()
-  if value.startswith(('@', '%')):
-    return value
-  # A container may hold references, as in (@a(), %B).
-  plain = re.sub(r'[@%][\w./]+(\(\))?', '0', value) if value.startswith(('[', '(', '{')) else value
-  try:
-    ast.literal_eval(plain)
-  except (ValueError, SyntaxError, TypeError):
-    return repr(text)
-  return value
-
-
-def split_gin_arguments(argv):
-  """Takes `--gin.NAME=value` out of argv: returns (other arguments, gin bindings).
-
-  Raises:
-    ValueError: one of them has no `=value`.
-  """
-  others, bindings = [], []
-  arguments = iter(argv)
-  for argument in arguments:
-    if not argument.startswith('--gin.'):
-      others.append(argument)
-      continue
-    name, equals, value = argument.removeprefix('--gin.').partition('=')
-    if not equals:  # `--gin.NAME value`
-      value = next(arguments, None)
-    if not name or value is None:
-      raise ValueError(f'{argument}: write it as --gin.NAME=value.')
-    bindings.append(f'{name.strip()} = {as_gin_value(value)}')
-  return others, bindings
-
-
-def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True):
+def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True, roots=()):
   """Reads configs and bindings into gin.
 
   Args:
     gin_files: paths, looked up where the command is run, in search_paths, and among those shipped.
-    bindings: as `split_gin_arguments` gives them.
+    bindings: as `arguments.split_gin_arguments` gives them.
     search_paths: folders.
     flags: the flag of each macro that has one of its own.
     program: whose shipped configs an error lists; all, if None.
     hushed: whether to keep back what libraries print when they are loaded.
+    roots: the functions that may be called, 'package.module.function': what none of them leads to
+      is not used. If there are none, only macros that nothing reads are noticed.
 
   Raises:
     FileNotFoundError: a config is nowhere on the search path; the message lists shipped ones.
+    NotADirectoryError: a folder to look in is none.
     ValueError: a macro that needs a value has none, or one is set that nothing reads, or one of
-      T5X's that means something else; the message names it and its flag.
+      T5X's that means something else, or a value is none that its parameter may have; the message
+      names it and its flag or line.
   """
   import gin
 
-  # Modules that configs import may lie where the command is run, but hide none installed.
-  if os.getcwd() not in sys.path:
-    sys.path.append(os.getcwd())
   folders = ['.', *search_paths, str(shipped_root())]
+  for folder in search_paths:
+    if not Path(folder).is_dir():
+      raise NotADirectoryError(f'--gin_search_paths: no folder {folder}.')
   for name in gin_files:
     if not any((Path(folder) / name).is_file() for folder in folders):
       shipped = '\n  '.join(shipped_configs(program))
@@ -123,20 +90,23 @@ def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True):
   if bound_arguments not in fingerprints.BINDERS:
     fingerprints.BINDERS.append(bound_arguments)
   gin.clear_config()
-  reader = _Reader()
+  _all.clear()
+  reader = Reader(shipped_root())
   # Gin also takes configs/a.gin for a file of a Python package `configs`, and fails where that is
   # a folder without code. Nothing public takes its readers out.
   gin.config._FILE_READERS[:] = [(reader.open, os.path.isfile)]
-  for folder in folders:
-    gin.add_config_file_search_path(folder)
+  # Those of an earlier call, too, stay otherwise.
+  gin.config._LOCATION_PREFIXES[:] = ['', *folders[1:]]
   try:
     with _hushed() if hushed else contextlib.nullcontext():
       gin.parse_config_files_and_bindings(gin_files, None, finalize_config=False)
       bindings = [reader.translate(binding) for binding in bindings]
       _bind(bindings)
       text = gin.config_str()
-      macros = reader.found.union(_set_in(text)) - reader.ours
-      t5x_names.check(macros, _read_in(text), macro)
+      macros = reader.found.union(set_in(text)) - reader.ours
+      t5x_names.check(macros, read_in(text), macro)
+      if _keep not in gin.config._FINALIZE_HOOKS:
+        gin.config.register_finalize_hook(_keep)
       gin.finalize()
   except ValueError as error:
     unset = _UNSET.match(str(error))
@@ -145,7 +115,66 @@ def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True):
     name = unset[1] or unset[2]
     flag = flags.get(name, f'--gin.{name}')
     raise ValueError(f'{name} is not set: give {flag}=VALUE, or set it in a config.') from None
-  _check_that_all_are_read(bindings, flags)
+  _check([*reader.given, *_given(bindings, flags)], reader.read, roots)
+
+
+# What gin was told, once it has been read: gin shows it to hooks alone.
+_all: list[Bindings] = []
+
+
+def _keep(config):
+  _all[:] = [Bindings(config)]
+
+
+def everything() -> Bindings:
+  """All that the configuration that was read last sets."""
+  return _all[0]
+
+
+def _check(given, read, roots):
+  """Raises a ValueError for what is unread, unused or of another kind; says what files set idly."""
+  idle = checks.check_use(everything(), given, read, _shipped_names(), roots)
+  checks.check_values(everything(), given, function_of)
+  if idle:
+    listed = ', '.join(f'{setting.name} ({setting.where})' for setting in idle)
+    storage.warn(f'Not used as things are configured: {listed}.')
+
+
+@functools.cache
+def _shipped_names():
+  """The macros that shipped building blocks set or read."""
+  texts = [path.read_text(encoding='utf-8') for path in shipped_root().glob('gin/**/*.gin')]
+  return frozenset().union(*map(set_in, texts), *map(read_in, texts))
+
+
+def check_call(root: str, given_anyway: Collection[str] = ()) -> None:
+  """Raises a ValueError if the configured function, or one that it leads to, lacks an argument."""
+  checks.check_arguments(everything(), root, function_of, given_anyway)
+
+
+def idle_in(bindings: Sequence[str], root: str) -> list[str]:
+  """Names set on the command line that a call of one function does not use."""
+  return [one.name for one in checks.idle(everything(), _given(bindings, {}), [root])]
+
+
+def _given(bindings, flags):
+  """The bindings of the command line as settings."""
+  names = [binding.partition(' = ')[0] for binding in bindings]
+  return [Setting(name, flags.get(name, f'--gin.{name}')) for name in names]
+
+
+def function_of(selector: str) -> Any:
+  """The function or class of a selector as it was written, without what gin wraps it in."""
+  import gin
+
+  found = inspect.unwrap(gin.get_configurable(selector))
+  is_gins = inspect.isclass(found) and type(found).__module__.partition('.')[0] == 'gin'
+  return found.__base__ if is_gins else found
+
+
+def setting_for(parameter: str, value: object) -> str | None:
+  """The macro or parameter that gave a function's parameter its value; None if none did."""
+  return checks.setting_for(_all[0], parameter, value) if _all else None
 
 
 def bound_arguments(function):
@@ -167,41 +196,6 @@ def bound_arguments(function):
     return {}
 
 
-class _Reader:
-  """Opens configs for gin, in our names.
-
-  `found` are the names of T5X that were set in them, `ours` the macros that shipped building blocks
-  set: these mean here what they say there.
-  """
-
-  def __init__(self):
-    self.found = set()
-    self.ours = set()
-
-  def open(self, path):
-    source = Path(path).read_text(encoding='utf-8')
-    if Path(path).resolve().is_relative_to(shipped_root() / 'gin'):
-      self.ours |= _set_in(source)
-    file = io.StringIO(self.translate(source))
-    file.name = path  # For gin's messages.
-    return file
-
-  def translate(self, source):
-    source, found = t5x_names.translate(earlier_names.translate(source))
-    self.found |= found
-    return source
-
-
-def _set_in(text):
-  """Names of the macros that a config sets."""
-  return set(re.findall(r'^(\w+) =', text, re.MULTILINE))
-
-
-def _read_in(text):
-  """Names of the macros that a config reads, or this module does."""
-  return {'WORKDIR', *re.findall(r'%(\w+)', text)}
-
-
 def _bind(bindings):
   """Parses bindings over the configs that are parsed."""
   import gin
@@ -213,19 +207,6 @@ def _bind(bindings):
       gin.parse_config(binding)
     except ValueError:  # No config sets or reads this name yet; but one may import it.
       gin.parse_config([*imports, binding])
-
-
-def _check_that_all_are_read(bindings, flags):
-  """Raises a ValueError if a macro is set on the command line that no config reads."""
-  import gin
-
-  read = _read_in(gin.config_str())
-  for binding in bindings:
-    name = binding.partition(' = ')[0]
-    if name.isidentifier() and name not in read:
-      like = difflib.get_close_matches(name, read, 1)
-      mend = f'did you mean {like[0]}?' if like else f'there are {", ".join(sorted(read))}.'
-      raise ValueError(f'{flags.get(name, f"--gin.{name}")}: no config reads {name}; {mend}')
 
 
 @contextlib.contextmanager
@@ -305,13 +286,6 @@ def save_operative(workdir):
   storage.write_text(Path(workdir, 'operative_config.gin'), gin.operative_config_str())
 
 
-def brief(error):
-  """An error in a line, or with the list it came with; Gin's account of its calls is left out."""
-  message = re.sub(
-    r'\n +In file (".*"), (line \d+)\n +(.*)(?:\n +\^)?', r' (\1 \2: \3)', str(error)
-  )
-  message = re.sub(r'\n +In bindings string line \d+\n +(.*)(?:\n +\^)?', r' (\1)', message)
-  message, *calls = re.split(r"\n  In call to configurable '(\w+)' .*", message)
-  if isinstance(error, TypeError) and calls:  # Python's own words, of which function we must say.
-    message = f'{message.partition(chr(10))[0]} (in {calls[0]})'
-  return f'{type(error).__name__}: {message}'
+def in_words(error: BaseException) -> str:
+  """An error as the terminal shows it, with the macro that it is of; see `calm.errors`."""
+  return errors.in_words(error, setting_for)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calm import configuration
+from calm import arguments, configuration
 
 if TYPE_CHECKING:
   from calm.evaluation.predictor import Predictor, Row
@@ -115,4 +115,4 @@ def load(
 
 
 def _gin(value: Any) -> str:
-  return configuration.as_gin_value(value) if isinstance(value, str) else repr(value)
+  return arguments.as_gin_value(value) if isinstance(value, str) else repr(value)

@@ -68,9 +68,11 @@ def folder(tmp_path, monkeypatch):
   for name, text in CONFIGS.items():
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(text)
-  (tmp_path / 'work_of_other.py').write_text(WORK)
+  library = tmp_path / 'library'
+  library.mkdir()
+  (library / 'work_of_other.py').write_text(WORK)
   monkeypatch.setattr(configuration, 'shipped_root', lambda: tmp_path)
-  monkeypatch.setattr(sys, 'path', [*sys.path, str(tmp_path)])
+  monkeypatch.setattr(sys, 'path', [*sys.path, str(library)])
   monkeypatch.chdir(tmp_path)
   yield tmp_path
   gin.clear_config()
@@ -128,6 +130,24 @@ def test_a_flag_for_a_number_gives_a_number(value, said, capsys):
   assert capsys.readouterr().out == f'saw {said}\n'
 
 
+def test_what_a_run_has_saved_runs_no_code_from_the_current_folder_unasked(folder, capsys):
+  assert begin('--gin.ANSWER=7') == 0
+  (folder / 'left_in_this_folder.py').write_text('print("ran")\n')
+  saved = folder / 'run' / 'config.gin'
+  dynamic = 'from __gin__ import dynamic_registration\n'
+  text = saved.read_text().replace(dynamic, f'{dynamic}import left_in_this_folder\n')
+  saved.write_text(text)
+  capsys.readouterr()
+  for arguments in (['--workdir=run'], ['--gin_file=run/config.gin']):
+    assert call('look', *arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert 'left_in_this_folder lies in the current folder' in err
+    assert '--import_from=.' in err
+  assert call('look', '--workdir=run', '--import_from=.') == 0
+  assert capsys.readouterr().out == 'ran\nsaw 7\n'
+
+
 @pytest.mark.parametrize(('answer', 'code'), [('refuse', 1), ('nothing to do', 0)])
 def test_a_run_that_is_not_accepted_keeps_the_configuration_it_had(folder, answer, code):
   assert begin('--gin.ANSWER=7') == 0
@@ -147,7 +167,7 @@ def test_a_run_that_is_accepted_keeps_its_configuration_however_it_ends(folder, 
 
 def test_an_error_is_one_line_and_its_exit_code_is_1(capsys):
   assert begin('--gin.ANSWER=refuse') == 1
-  assert capsys.readouterr().err == 'other begin: ValueError: refused\n'
+  assert capsys.readouterr().err == 'other begin: refused\n'
   with pytest.raises(ValueError, match='refused'):
     begin('--gin.ANSWER=refuse', '--traceback')
 
@@ -168,7 +188,7 @@ def test_what_is_printed_is_utf8_in_any_language(encoding, monkeypatch):
 def test_a_config_that_is_missing_is_told_with_the_programs_own(capsys):
   assert call('begin', '--gin_file=nope.gin') == 1
   said = capsys.readouterr().err
-  assert 'other begin: FileNotFoundError: No config nope.gin in ' in said
+  assert 'other begin: No config nope.gin in ' in said
   assert 'configs/other/go.gin' in said
   assert 'configs/calm' not in said
   assert call('begin') == 1

@@ -7,6 +7,7 @@ import pytest
 
 import gin
 from calm import configuration, t5x_names
+from calm.arguments import split_gin_arguments
 
 # Reads each of our macros, and none of T5X's.
 CONFIG = """from __gin__ import dynamic_registration
@@ -49,7 +50,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def parse(*arguments, files=('all.gin',)):
-  _, bindings = configuration.split_gin_arguments([f'--gin.{text}' for text in arguments])
+  _, bindings = split_gin_arguments([f'--gin.{text}' for text in arguments])
   configuration.parse(list(files), bindings, [], {})
 
 

@@ -179,7 +179,7 @@ def start():
   started = []
 
   def popen(*arguments, script=None, **environment):
-    calm_train = ['-m', 'calm.main', 'train', '--gin_file=network.gin']
+    calm_train = ['-m', 'calm.main', 'train', '--gin_file=network.gin', '--import_from=.']
     process = subprocess.Popen(
       [sys.executable, *([script] if script else calm_train), *map(str, arguments)],
       cwd=folder,

@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 
-from calm import commands, configuration, main
+from calm import arguments, commands, main
 
 
 def whole(array):
@@ -18,8 +18,8 @@ def whole(array):
 
 
 if __name__ == '__main__':
-  flags, bindings = configuration.split_gin_arguments(sys.argv[1:])
+  flags, bindings = arguments.split_gin_arguments(sys.argv[1:])
   parser = commands.make_parser(main.PROGRAM)
-  args = parser.parse_args(['train', '--gin_file=network.gin', *flags])
+  args = parser.parse_args(['train', '--gin_file=network.gin', '--import_from=.', *flags])
   params, metrics = commands.run(main.PROGRAM, args, bindings)
   print(json.dumps({'loss': metrics['loss'], 'params': jax.tree.map(whole, params)}))
