@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from calm import commands, configuration, main, t5x_names
+from calm.arguments import split_gin_arguments
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -96,7 +97,7 @@ def test_every_path_is_there(page):
 def test_every_command_and_flag_is_known(page, arguments):
   arguments = [argument for argument in arguments if argument != '...']
   # A name alone, or a flag without its value, is spoken of and not called.
-  others, _ = configuration.split_gin_arguments(arguments)
+  others, _ = split_gin_arguments(arguments)
   if others and others[0] != 'COMMAND':
     ended = contextlib.suppress(SystemExit) if {'--help', '--version'} & {*others} else None
     with ended or contextlib.nullcontext():
@@ -121,7 +122,7 @@ def test_every_script_and_its_flags_are_there(page, arguments):
 def bindings(text):
   """(name, value) of all that a page sets: by flags, in gin blocks, and in sentences."""
   for _, arguments in command_lines(text):
-    for binding in configuration.split_gin_arguments(arguments)[1]:
+    for binding in split_gin_arguments(arguments)[1]:
       yield tuple(binding.split(' = ', 1))
   for code in blocks(text, ''):
     scope = ''
