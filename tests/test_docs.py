@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from calm import commands, configuration, main, t5x_names
+from calm import commands, main, t5x_names
 from calm.arguments import split_gin_arguments
 
 ROOT = Path(__file__).parent.parent

@@ -92,7 +92,7 @@ class FunctionPredictor:
   results: tuple[str, ...] = ('prediction', 'units', 'costs')
   flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
 
   @property

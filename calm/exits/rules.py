@@ -208,7 +208,7 @@ def as_arrays(rule: Any) -> Any:
   return _as_arrays(rule, jnp.int32)
 
 
-def _as_arrays(part, whole):
+def _as_arrays(part: Any, whole: Any) -> Any:
   """The same of any dataclass, with a type for whole numbers."""
   if isinstance(part, Confident):
     part = dataclasses.replace(part, threshold=thresholds.as_threshold(part.threshold))
@@ -224,7 +224,7 @@ def _as_arrays(part, whole):
   return dataclasses.replace(part, **changes)
 
 
-def _is_numeric(value):
+def _is_numeric(value: Any) -> bool:
   """Whether a value is a number, an array of numbers or a list of them, and known."""
   if isinstance(value, list | tuple):
     return bool(value) and all(map(_is_numeric, value))

@@ -162,13 +162,13 @@ def save(
   tokenizer = _tokenizer(vocabulary, vocabulary_path, config)
   beside = {GENERATION_CONFIG: generation, **dict.fromkeys(huggingface_tokenizer.FILES)}
   beside |= tokenizer.files if tokenizer else {}
-  directory = safetensors_directory.write(directory, settings, tensors, dtype, beside)
+  written = safetensors_directory.write(directory, settings, tensors, dtype, beside)
   storage.warn(
-    f'Wrote {directory}: {sum(value.size for value in tensors.values()):,} parameters as {dtype}; '
+    f'Wrote {written}: {sum(value.size for value in tensors.values()):,} parameters as {dtype}; '
     f'{_decode_length(max_decode_steps)}; {_pieces(vocabulary or vocabulary_path, tokenizer)}. '
-    f'Files: {", ".join(sorted(path.name for path in directory.iterdir()))}.'
+    f'Files: {", ".join(sorted(path.name for path in written.iterdir()))}.'
   )
-  return directory
+  return written
 
 
 def _tokenizer(vocabulary, vocabulary_path, config):
