@@ -145,7 +145,7 @@ def test_what_a_run_has_saved_runs_no_code_from_the_current_folder_unasked(folde
     assert 'left_in_this_folder lies in the current folder' in err
     assert '--import_from=.' in err
   assert call('look', '--workdir=run', '--import_from=.') == 0
-  assert capsys.readouterr().out == 'ran\nsaw 7\n'
+  assert capsys.readouterr().out == 'ran\nsaw 7 int\n'
 
 
 @pytest.mark.parametrize(('answer', 'code'), [('refuse', 1), ('nothing to do', 0)])
