@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from calm.tasks import prompts, public
-from calm.tasks.classification import Classification
+from calm.tasks.classification import Classification, Regression
 
 PAIR = Classification(('premise', 'hypothesis'), ('entailment', 'neutral', 'contradiction'))
 RECORD = {'hypothesis': 'It rains.', 'premise': 'It is wet.', 'label': 1, 'idx': 7}
@@ -65,27 +65,30 @@ def test_lists_as_gin_gives_them_are_tuples():
   assert Classification(['x'], ['a', 'b']) == Classification(('x',), ('a', 'b'))
 
 
-CLASSIFICATIONS = {name: row for name, row in public.TASKS.items() if row.classification}
+CLASSIFICATIONS = {
+  name: row for name, row in public.TASKS.items() if isinstance(row.labels, Classification)
+}
 
 
 @pytest.mark.parametrize('name', sorted(CLASSIFICATIONS))
 def test_a_prompt_asks_for_the_name_of_the_same_label(name):
   row = CLASSIFICATIONS[name]
-  for number, label in enumerate(row.classification.labels):
-    record = {**{field: f'some {field}' for field in row.classification.fields}, 'label': number}
+  for number, label in enumerate(row.labels.labels):
+    record = {**{field: f'some {field}' for field in row.labels.fields}, 'label': number}
     asked = row.prompt(tf.nest.map_structure(tf.constant, record))
-    assert asked['targets'].numpy().decode() == label == row.classification.target(record)
+    assert asked['targets'].numpy().decode() == label == row.labels.target(record)
     inputs = asked['inputs'].numpy().decode()
-    texts = row.classification.texts(record)
+    texts = row.labels.texts(record)
     assert inputs == ' '.join([row.prompt.name, *(f'{key}: {text}' for key, text in texts.items())])
 
 
 def test_public_classifications_are_those_with_labels_in_words():
   assert len(CLASSIFICATIONS) == 13
-  assert public.TASKS['glue_mnli'].classification == Classification(
+  assert public.TASKS['glue_mnli'].labels == Classification(
     ('hypothesis', 'premise'), ('entailment', 'neutral', 'contradiction')
   )
-  assert public.TASKS['squad'].classification is None
+  assert public.TASKS['squad'].labels is None
+  assert isinstance(public.TASKS['glue_stsb'].labels, Regression)
 
 
 def test_the_label_may_be_in_another_field():
@@ -93,3 +96,19 @@ def test_the_label_may_be_in_another_field():
   assert form.target({'gold': 'neutral', 'label': 0}) == 'neutral'
   asked = prompts.ClassificationPrompt('nli', form)({'premise': 'x', 'hypothesis': 'y', 'gold': 2})
   assert asked['targets'].numpy() == b'contradiction'
+
+
+def test_a_regression_reads_numbers_and_answers_in_digits():
+  form = Regression(('a', 'b'), lowest=0, highest=5)
+  record = {'a': 'x', 'b': 'y', 'label': '3.25'}
+  assert form.num_outputs == 1
+  assert form.label(record) == 3.25
+  assert float(form.target(record)) == 3.25
+  assert form.target({'a': 'x', 'b': 'y'}) == ''
+  assert float(form.answer(np.array([3.25], np.float32))) == 3.25
+  assert 0 <= float(form.answer(np.array([7.5], np.float32))) <= 7.5
+
+
+def test_a_classification_answers_with_the_name_of_the_largest():
+  assert PAIR.num_outputs == 3
+  assert PAIR.answer(np.array([0.1, -2, 5], np.float32)) == 'contradiction'
