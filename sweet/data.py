@@ -7,14 +7,14 @@ scored: they are drawn beside them.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import seqio
 
-from calm.tasks import text
+from calm import storage
+from calm.tasks import text, wordpiece
 from calm.tasks.classification import Regression
 from calm.tasks.labelled import LabelledSource
 from calm.tasks.length_sorted import EncodedTexts, LengthSortedBatches
@@ -46,7 +46,7 @@ class Rows:
     return self._source.labels.num_outputs
 
   def encoded(self, split: str) -> EncodedTexts:
-    """All rows of a split; says on stderr how many were cut. Read once."""
+    """All rows of a split; says on stderr what they lose. Read once."""
     return _encoded(self, split)
 
   @property
@@ -75,11 +75,8 @@ def _encoded(rows: Rows, split: str) -> EncodedTexts:
   encoded = list(
     rows.tokenizer.encode(texts, rows.length, truncate=rows.truncate, where=list(where))
   )
-  cut = sum(one.num_cut > 0 for one in encoded)
-  unknown = sum(one.num_unknown > 0 for one in encoded)
-  for count, what in ((cut, f'were cut to {rows.length} tokens'), (unknown, 'have unknown tokens')):
-    if count:
-      print(f'{rows.task.name} {split}: {count} of {len(encoded)} rows {what}.', file=sys.stderr)
+  for line in wordpiece.lost(encoded, rows.length):
+    storage.warn(f'{rows.task.name} {split}: {line}.')
   return EncodedTexts(
     RaggedArray.from_rows([one.tokens for one in encoded]),
     RaggedArray.from_rows([one.token_types for one in encoded]),

@@ -6,16 +6,17 @@ one run in which no row leaves tells what it would say at every threshold.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm import fingerprints
+from calm import fingerprints, storage
 from calm.exits import stopping
 from calm.models import parameters
+from calm.tasks import wordpiece
 from calm.tasks.classification import Classification, Form
 from calm.tasks.examples import Example
 from sweet import checkpoint
@@ -115,10 +116,15 @@ class ExitsPredictor:
     return dataclasses.replace(self, threshold=threshold, recorded=False)
 
   def check(self, examples: Iterable[Example]) -> None:
-    """Raises a ValueError that names the first example that it cannot read."""
-    held = (example for example in examples if example.texts)
-    while some := list(itertools.islice(held, self.batch_size)):
-      self.tokenize(some)
+    """Raises a ValueError that names the first example that it cannot read.
+
+    Says on standard error how many are cut, or have tokens that the vocabulary lacks.
+    """
+    some = iter(example for example in examples if example.texts)
+    parts = iter(lambda: list(itertools.islice(some, self.batch_size)), [])
+    encoded = itertools.chain.from_iterable(map(self._encode, parts))
+    for line in wordpiece.lost(encoded, self.length):
+      storage.warn(f'{line}.', once=True)
 
   def tokenize(self, examples: Sequence[Example]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Tokens and token types int32[n] of each example's texts.
@@ -127,18 +133,20 @@ class ExitsPredictor:
       ValueError: some are too long and are not to be cut, or no texts that the tokenizer takes;
         names the example.
     """
-    encoded = self.tokenizer.encode(
-      [tuple(example.texts.values()) for example in examples],
-      self.length,
-      truncate=self.truncate,
-      where=[example.where for example in examples],
-    )
-    return [(one.tokens, one.token_types) for one in encoded]
+    return [(one.tokens, one.token_types) for one in self._encode(examples)]
 
   def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
     """The rows of examples, in their order; of one without a text an empty answer."""
     answered = iter(self._answers([example for example in examples if example.texts]))
     return [next(answered) if example.texts else _nothing() for example in examples]
+
+  def _encode(self, examples) -> Iterator[wordpiece.Encoded]:
+    return self.tokenizer.encode(
+      [tuple(example.texts.values()) for example in examples],
+      self.length,
+      truncate=self.truncate,
+      where=[example.where for example in examples],
+    )
 
   def _answers(self, examples):
     texts = self.tokenize(examples)

@@ -139,7 +139,8 @@ class Regression(_Texts):
       return None
     if not self.lowest <= number <= self.highest or math.isinf(number):
       raise templates.FieldError(
-        f'{self.label_field} is {storage.shown(value)}, not a number in [{self.lowest}, {self.highest}].'
+        f'{self.label_field} is {storage.shown(value)}, not a number in'
+        f' [{self.lowest}, {self.highest}].'
       )
     return number
 

@@ -102,8 +102,8 @@ def test_rows_that_are_cut_or_unknown_are_counted(make, capsys):
   encoded = rows.encoded('train')
   assert np.diff(encoded.tokens.offsets).max() == 10
   said = capsys.readouterr().err
-  assert 'files train: 9 of 18 rows were cut to 10 tokens.' in said
-  assert 'files train: 1 of 18 rows have unknown tokens.' in said
+  assert 'files train: 9 of 18 texts are cut to 10 tokens.' in said
+  assert 'files train: 1 of 18 texts have unknown tokens.' in said
   rows.encoded('train')  # Read once, and said once.
   assert capsys.readouterr().err == ''
 

@@ -140,11 +140,14 @@ def test_what_is_recorded_is_the_same_run_for_all_measures(predictor):
   assert predictor.recording.identity != predictor.identity
 
 
-def test_errors_name_the_example(predictor):
+def test_errors_name_the_example_and_what_is_cut_is_counted(predictor, capsys):
   strict = dataclasses.replace(predictor, truncate=False, length=9)
   with pytest.raises(ValueError, match=r'texts\.txt:6 has 15 tokens, and the length is 9'):
     strict.check([*EXAMPLES[:2], *EXAMPLES[5:]])
-  predictor.check([*EXAMPLES, example(17, '')])
+  predictor.check(iter([*EXAMPLES, example(17, '')]))
+  assert capsys.readouterr().err == ''
+  dataclasses.replace(predictor, length=13, batch_size=2).check(iter(EXAMPLES))
+  assert capsys.readouterr().err == '2 of 17 texts are cut to 13 tokens.\n'
   three = Example(0, 'pairs.tsv:2', {'a': 'x', 'b': 'y', 'c': 'z'}, '', {})
   with pytest.raises(ValueError, match=r'pairs\.tsv:2: there are 3 texts'):
     predictor.check([three])
