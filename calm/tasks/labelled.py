@@ -113,15 +113,25 @@ def from_public(name: str, *, tfds_data_dir: str | None = None) -> seqio.Task:
   """A public classification or regression of `calm.tasks.public.TASKS`, read as a classifier does.
 
   Raises:
-    ValueError: there is no such task, or it is neither.
+    ValueError: as `public_form`.
   """
-  listed = public.TASKS.get(name)
-  if listed is None or listed.labels is None:
-    known = ', '.join(sorted(key for key, one in public.TASKS.items() if one.labels is not None))
-    raise ValueError(f'No classifier answers task {name!r} (TASK_NAME); there are {known}.')
+  form, listed = public_form(name), public.TASKS[name]
 
   def read(split):
     found = public.records(name, split, tfds_data_dir=tfds_data_dir)
     yield from ((f'{name} {split} example {i}', record) for i, record in enumerate(found))
 
-  return task(name, LabelledSource(read, listed.labels, list(listed.splits)), listed.metrics)
+  return task(name, LabelledSource(read, form, list(listed.splits)), listed.metrics)
+
+
+def public_form(name: str) -> Form:
+  """The texts and labels of a public task, as a classifier sees them.
+
+  Raises:
+    ValueError: there is no such task, or it is neither a classification nor a regression.
+  """
+  forms = {key: one.labels for key, one in public.TASKS.items() if one.labels is not None}
+  if name not in forms:
+    known = ', '.join(sorted(forms))
+    raise ValueError(f'No classifier answers task {name!r} (TASK_NAME); there are {known}.')
+  return forms[name]

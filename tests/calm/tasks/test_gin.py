@@ -144,3 +144,32 @@ def test_t5s_vocabulary_is_googles_or_a_copy_and_is_not_made(parse, tmp_path):
   assert call(vocabularies.t5) == vocabularies.t5(f'{tmp_path}/spiece.model')
   with pytest.raises(ValueError, match=r"no vocabulary to make: .* T5's own is there"):
     call(vocabularies.write_vocabulary)
+
+
+LABELLED = """
+from __gin__ import dynamic_registration
+include 'gin/sweet/run.gin'
+include 'gin/tasks/labelled_{kind}.gin'
+WORKDIR = 'run'
+"""
+
+
+@pytest.mark.parametrize(
+  ('kind', 'bindings', 'num_outputs'),
+  [
+    ('public', ["TASK_NAME = 'glue_mnli'"], 3),
+    ('public', ["TASK_NAME = 'glue_stsb'"], 1),
+    ('files', ["FIELDS = ('a', 'b')", "LABEL_NAMES = ('x', 'y')", "TRAIN_FILE = 'a.tsv'"], 2),
+    ('files', ["FIELDS = ('a',)", 'LABELS = @classification.Regression()', "TEST_FILE = 't'"], 1),
+  ],
+)
+def test_labelled_texts_and_what_is_asked_of_them_come_together(
+  tmp_path, kind, bindings, num_outputs
+):
+  path = tmp_path / 'config.gin'
+  path.write_text(LABELLED.format(kind=kind))
+  configuration.parse([str(path)], bindings, [], {})
+  task, labels = (gin.get_configurable(f'{macro}/macro')() for macro in ('TASK', 'LABELS'))
+  gin.clear_config()
+  assert task.source.labels == labels
+  assert labels.num_outputs == num_outputs

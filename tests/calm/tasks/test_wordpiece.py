@@ -46,6 +46,16 @@ def test_what_is_unknown_is_counted(tokenizer, byte_level_folder):
   assert one(wordpiece.load(byte_level_folder()), 'the dog 😀').num_unknown == 0
 
 
+def test_what_texts_lose_is_told_in_words(tokenizer):
+  rows = [('the cat',), ('the cats sat',), ('the dog',)]
+  assert wordpiece.lost(tokenizer.encode(rows, 5, truncate=True), 5) == [
+    '1 of 3 texts are cut to 5 tokens',
+    '1 of 3 texts have unknown tokens',
+  ]
+  assert wordpiece.lost(tokenizer.encode(rows[:2], 9), 9) == []
+  assert wordpiece.lost(iter(()), 9) == []
+
+
 def test_cutting_is_an_error_that_names_the_row_unless_it_is_allowed(tokenizer):
   rows = [('the cat',), ('the cats sat',)]
   assert [e.num_cut for e in tokenizer.encode(rows, 6)] == [0, 0]
