@@ -126,8 +126,8 @@ class Patience:
 
   def init(self, num_rows: int) -> Any:
     """No answer yet."""
-    answer = jnp.full(num_rows, -1 if self.tolerance is None else jnp.nan)
-    return {'answer': answer.astype(jnp.float32), 'count': jnp.full(num_rows, -1.0)}
+    answer = np.full(num_rows, -1 if self.tolerance is None else np.nan, np.float32)
+    return {'answer': answer, 'count': np.full(num_rows, -1, np.float32)}
 
   def __call__(
     self, seen: Any, outputs: jax.Array, exit_score: jax.Array | None
@@ -160,7 +160,7 @@ class FixedExit:
 
   def init(self, num_rows: int) -> Any:
     """None asked yet."""
-    return jnp.zeros(num_rows)
+    return np.zeros(num_rows, np.float32)
 
   def __call__(
     self, seen: Any, outputs: jax.Array, exit_score: jax.Array | None

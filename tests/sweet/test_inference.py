@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from sweet.inference import StagedRun
 from sweet.objectives import classifiers
 
 MAX_LENGTH = 24  # Two lengths of padding: 16 and this.
+STAGE = inference.stage
 
 
 class Calls(list):
@@ -20,25 +22,28 @@ class Calls(list):
     return [size for stage, size, _ in self if stage == k]
 
 
-@dataclasses.dataclass(frozen=True)
-class Counted(stopping.Confidence):
-  """A confidence that knows how often it was traced, once for each program that is compiled."""
+@pytest.fixture
+def compiled():
+  """The names of the programs that XLA is given."""
+  found = []
 
-  traced: list = dataclasses.field(default_factory=list, compare=False)
+  def listen(event, _, fun_name=None, **__):
+    if event == '/jax/core/compile/backend_compile_duration':
+      found.append(fun_name)
 
-  def __call__(self, seen, outputs, exit_score):
-    self.traced.append(outputs.shape)
-    return super().__call__(seen, outputs, exit_score)
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield found
+  jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.fixture
 def calls(monkeypatch):
   """What `inference.stage` is called with."""
-  found, stage = Calls(), inference.stage
+  found = Calls()
 
   def recorded(params, inputs, *rest, k, **options):
     found.append((k, *inputs['tokens'].shape))
-    return stage(params, inputs, *rest, k=k, **options)
+    return STAGE(params, inputs, *rest, k=k, **options)
 
   monkeypatch.setattr(inference, 'stage', recorded)
   return found
@@ -122,26 +127,22 @@ def test_answers_of_everything_are_those_of_a_run_that_nobody_leaves(system):
   np.testing.assert_allclose(system.run(1 / 3).outputs, outputs[:, 0], atol=1e-6)
 
 
-def test_a_program_is_compiled_for_a_stage_size_and_length_and_for_no_threshold(early, calls):
-  measure = Counted()
+@dataclasses.dataclass(frozen=True)
+class Fresh(stopping.Confidence):
+  """A measure that nothing has been compiled for."""
+
+
+def test_a_program_is_compiled_for_a_stage_size_and_length_and_for_no_threshold(
+  early, calls, compiled
+):
   outputs, _ = early.everything()
-  (middle,) = thresholds_between(np.asarray(stopping.confidences(measure, outputs[:, :1])), 1)
-  measure.traced.clear()
-  for threshold in (None, middle):
-    early.run(threshold, measure)
-  programs = set(calls)
-  assert len(measure.traced) == len(programs)
-  for threshold in (
-    np.float64(middle),
-    np.float32(middle),
-    1,
-    True,
-    np.inf,
-    None,
-    np.array(middle),
-  ):
-    early.run(threshold, measure, temperatures=None if threshold == 1 else [2.0, 0.5])
-  assert len(measure.traced) == len({*calls})
+  found = np.asarray(stopping.confidences(Fresh(), outputs[:, :1]))
+  (middle,) = thresholds_between(found, 1)
+  compiled.clear()
+  of_all_types = (middle, np.float64(middle), np.float32(middle), np.array(middle), 1, True, None)
+  for threshold in of_all_types:
+    early.run(threshold, Fresh(), temperatures=None if threshold == 1 else [2.0, 0.5])
+  assert compiled == ['jit(stage)'] * len({*calls})
   assert {size for _, size, _ in calls} <= {*map(buckets.next_size, range(1, 5))}
   assert {length for *_, length in calls} == {16, MAX_LENGTH}
 
