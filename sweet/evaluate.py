@@ -3,6 +3,7 @@
 Rotem et al., section 3.2 (Table 1) and 3.3 (Figure 4), https://arxiv.org/abs/2306.02307.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -14,7 +15,7 @@ import numpy as np
 
 from calm import storage
 from calm.evaluation.outcomes import Replay, Results
-from calm.evaluation.split import read_split
+from calm.evaluation.split import Split, read_split
 from calm.exits import stopping
 from sweet import curves
 from sweet.predictor import ExitsPredictor
@@ -50,8 +51,9 @@ def measure_curve(
     limit: examples at most.
 
   Returns:
-    'classifiers' (a score for each, and its metrics), 'points' (threshold, ratio, score), 'at' (the
-    score at each ratio, None where the curve does not reach), 'area', and what it is of.
+    'classifiers' (a score for each, its metrics, how many different 'labels_given'), 'majority'
+    (the metrics of the commonest label, given to all), 'points' (threshold, ratio, score), 'at'
+    (the score at each ratio, None where the curve does not reach), 'area', and what it is of.
 
   Raises:
     ValueError: as `calm.evaluation.outcomes.predict_split`; or the task has no such metric.
@@ -62,7 +64,8 @@ def measure_curve(
   values = _thresholds(predictor) if thresholds is None else list(thresholds)
   with storage.lock(folder / '.lock', f'{workdir}/{FOLDER}'):
     run = Replay(read, predictor, folder)
-    alone = [read.score(one) for one in _of_each_classifier(run, predictor)]
+    said = _of_each_classifier(run, predictor)
+    alone = [read.score(one) for one in said]
     metric = _checked_metric(metric, alone[0])
     score = functools.partial(_point, read, metric)
     points = [{'threshold': value, **score(run.at(value), num_layers)} for value in values]
@@ -74,7 +77,11 @@ def measure_curve(
       'metric': metric,
       'exits': list(predictor.model.exits),
       'num_examples': len(read.examples),
-      'classifiers': [{'score': one[metric], **one} for one in alone],
+      'majority': _of_majority(read),
+      'classifiers': [
+        {'score': scores[metric], **scores, 'labels_given': len(set(one))}
+        for scores, one in zip(alone, said, strict=True)
+      ],
       'points': points,
       'at': at,
       'area': _number(line.area(predictor.model.exits[0] / num_layers)),
@@ -91,6 +98,13 @@ def _of_each_classifier(run: Replay, predictor: ExitsPredictor) -> list[list[str
   rows = run.recorded.rows
   by_number = [fixed.replay(rows, k) for k in range(1, len(predictor.model.exits) + 1)]
   return [[row['prediction'] for row in replayed] for replayed in by_number]
+
+
+def _of_majority(read: Split) -> dict[str, float]:
+  """What the commonest label scores if it is given to every example."""
+  counted = collections.Counter(example.target for example in read.examples)
+  ((commonest, _),) = counted.most_common(1)
+  return read.score([commonest] * len(read.examples))
 
 
 def _checked_metric(metric: str | None, scores) -> str:

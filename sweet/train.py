@@ -6,14 +6,17 @@ open is the published code's: AdamW without decay of weights and without warm-up
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from calm import storage
 from calm.training import checkpoints, loop, optimizers
 from sweet import checkpoint as begin
 from sweet import temperature
 from sweet.data import Rows, draw, num_steps, train_batches
 from sweet.objectives import Classifiers, ExitsObjective, clipped_by_classifier
 
+RECORD = 'training.json'
 CLIPPINGS = ('per_classifier', 'global')
 
 
@@ -43,7 +46,7 @@ def train(
   """Trains a model, or goes on where a run stopped; when all is done, it fits temperatures.
 
   The workdir gets checkpoints, metrics.jsonl, TensorBoard events, the encoder's config and
-  tokenizer, and temperatures.json.
+  tokenizer, training.json (what was trained) and temperatures.json.
 
   Args:
     model: of the method: `sweet.objectives.classifiers`.
@@ -101,6 +104,19 @@ def train(
   def begun():
     begin.keep(checkpoint, workdir)
     temperature.forget(workdir)
+    storage.write_record(
+      Path(workdir, RECORD),
+      {
+        'task': rows.task.name,
+        'method': method,
+        'pooling': model.config.pooling,
+        'seed': seed,
+        'learning_rate': learning_rate,
+        'num_examples': batches.settings['examples'],
+        'num_epochs': num_epochs,
+        'batch_size': batch_size,
+      },
+    )
     if accepted is not None:
       accepted()
 
