@@ -21,11 +21,9 @@ curves, temperatures and metrics stay.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import fnmatch
 import functools
-import io
 import os
 import shutil
 import statistics
@@ -43,7 +41,7 @@ from calm.tasks import labelled, metrics, wordpiece
 from calm.tasks.classification import Classification, Form, Regression
 from calm.training import checkpoints
 from calm.training.guards import NonFiniteError
-from sweet import checkpoint, data, evaluate, objectives, predictor, temperature, train
+from sweet import checkpoint, data, evaluate, objectives, predictor, search, temperature, train
 
 PARTS = ('search', 'main', 'alternating', 'cls', 'mnli', 'stsb', 'sizes')
 METHODS = ('early_exit', 'sweet', 'multi_model')
@@ -173,9 +171,10 @@ class Experiments:
       return run.learning_rate
     if len(self.flags.learning_rates) == 1:
       return self.flags.learning_rates[0]
-    areas = [(self.area(one), rate) for rate, one in self.searched(run).items()]
-    known = [(area, rate) for area, rate in areas if area is not None]
-    return max(known)[1] if len(known) == len(areas) else None
+    runs = self.searched(run).values()
+    if any(self.record(one) is None for one in runs):
+      return None
+    return search.best(self.areas(run)).learning_rate
 
   def searched(self, run: Run) -> dict[float, Run]:
     """The runs that a run's rate is chosen by, by rate."""
@@ -191,12 +190,10 @@ class Experiments:
     )
     return {rate: of_rates(rate) for rate in self.flags.learning_rates}
 
-  def area(self, run: Run) -> float | None:
-    """The area under the curve of a finished run, -inf of one that failed; None of others."""
-    record = self.record(run)
-    if record is None:
-      return None
-    return -float('inf') if 'failed' in record else record['area']
+  def areas(self, run: Run) -> dict[float, float | None]:
+    """The areas under the curves that a run's rate is chosen by; None where a run failed."""
+    records = {rate: self.record(one) or {} for rate, one in self.searched(run).items()}
+    return {rate: record.get('area') for rate, record in records.items()}
 
   def record(self, run: Run) -> dict[str, Any] | None:
     """What a finished run has left."""
@@ -267,15 +264,15 @@ class Experiments:
       measure=stopping.Confidence(measure),
       temperatures=temperature.of_run(workdir),
     )
-    with contextlib.redirect_stdout(io.StringIO()):
-      return evaluate.measure_curve(
-        task=rows.task,
-        split='validation',
-        predictor=asked,
-        workdir=workdir,
-        ratios=RATIOS,
-        metric=task.metric,
-      )
+    return evaluate.measure_curve(
+      task=rows.task,
+      split='validation',
+      predictor=asked,
+      workdir=workdir,
+      ratios=RATIOS,
+      metric=task.metric,
+      quiet=True,
+    )
 
   @functools.lru_cache(maxsize=1)  # noqa: B019, one object for the process
   def _tokenizer(self):
@@ -331,21 +328,22 @@ def run_all(experiments: Experiments):
 
 def say_rates(experiments: Experiments):
   """Prints what the search has found so far, and where the best lies at the grid's edge."""
-  rates = sorted(experiments.flags.learning_rates)
-  if len(rates) == 1:
+  if len(experiments.flags.learning_rates) == 1:
     return
   for run in dict.fromkeys(
     dataclasses.replace(run, part='search', seed=0, learning_rate=None)
     for run in plan(experiments.flags)
-    if run.part in ('search', 'alternating') and TASKS[run.task].rates_of is None
+    if run.part in ('search', 'alternating')
   ):
-    best = experiments.rate(run)
-    if best is None:
+    if experiments.rate(run) is None:
       continue
-    areas = [(rate, experiments.area(one)) for rate, one in experiments.searched(run).items()]
-    listed = ', '.join(f'{rate:g}: {area:.2f}' for rate, area in areas)
-    edge = ' (the edge of the grid)' if best in (rates[0], rates[-1]) else ''
-    print(f'{run.task} {run.method}: {best:g}{edge}; areas {listed}')
+    areas = experiments.areas(run)
+    best = search.best(areas)
+    listed = ', '.join(
+      f'{rate:g}: {"failed" if area is None else f"{area:.2f}"}' for rate, area in areas.items()
+    )
+    edge = ' (the edge of the grid)' if best.at_edge else ''
+    print(f'{run.task} {run.method}: {best.learning_rate:g}{edge}; areas {listed}')
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -33,6 +33,7 @@ def measure_curve(
   ratios: Sequence[float] = curves.RATIOS,
   metric: str | None = None,
   limit: int | None = None,
+  quiet: bool = False,
 ) -> dict[str, Any]:
   """Scores every classifier alone and the system at every threshold; prints and returns a record.
 
@@ -49,6 +50,7 @@ def measure_curve(
     ratios: of the full model's layers, at which the curve is read.
     metric: which of the task's metrics counts; its first by default.
     limit: examples at most.
+    quiet: whether nothing is printed.
 
   Returns:
     'classifiers' (a score for each, its metrics, how many different 'labels_given'), 'majority'
@@ -88,7 +90,8 @@ def measure_curve(
       'temperatures': predictor.temperatures,
     }
     storage.write_record(folder / f'{split}_{predictor.name}.json', record)
-  print(json.dumps(record, indent=2))
+  if not quiet:
+    print(json.dumps(record, indent=2))
   return record
 
 

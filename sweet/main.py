@@ -1,4 +1,4 @@
-"""The `sweet` command: `sweet train | evaluate | curve | calibrate | predict`.
+"""The `sweet` command: `sweet train | evaluate | curve | search | gradients | report | ...`.
 
 This table and the gin files are the only places where all rooms meet.
 """
@@ -41,6 +41,14 @@ PROGRAM = commands.Program(
       'score every classifier alone, and the whole at every threshold against what that costs',
       f'Predicts a split once and writes a record into the workdir. {GOES_ON}',
       (Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'validation'", 'NAME'),),
+    ),
+    Command(
+      'search',
+      'sweet.search:search',
+      'find the learning rate with the largest area under the speed-accuracy curve',
+      'Trains at each of LEARNING_RATES on one seed and prints a table; the curve is that of '
+      f'SEARCH_SPLIT, as in the paper the validation split. {GOES_ON}',
+      (Option('--split', 'SEARCH_SPLIT', 'split of the task whose curve counts', 'NAME'),),
     ),
     Command(
       'calibrate',
