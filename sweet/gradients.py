@@ -6,15 +6,22 @@ Rotem et al., section 3.1 and Figures 3 and 9, https://arxiv.org/abs/2306.02307.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm import storage
+from calm.reporting import figures
+from calm.tasks.length_sorted import padded_length
+from sweet.data import Rows, draw
 from sweet.model import EarlyExitClassifier
 from sweet.objectives import ExitsObjective
+
+FOLDER = 'gradients'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,103 @@ def similarities(
       level = 1 / np.sqrt(width * rows)
       found.append(Similarity(layer, (first + 1, second + 1), cosine, float(level)))
   return found
+
+
+def measure(
+  *,
+  model: EarlyExitClassifier,
+  params: Any,
+  rows: Rows,
+  workdir: str,
+  split: str = 'train',
+  num_held_out: int = 500,
+  batch_size: int = 16,
+  num_batches: int = 2,
+  seed: int = 0,
+) -> list[dict[str, Any]]:
+  """Measures similarities on batches that were not trained on; prints and keeps them.
+
+  `workdir`/gradients gets gradients.json and gradients.png, in the manner of Figures 3 and 9. The
+  dashed lines of the picture are the deviation of the mean cosine of random directions.
+
+  Args:
+    model: of the run; the paper's was trained with `early_exit`, for 400 steps.
+    params: of the model.
+    rows: of the task.
+    workdir: of the run.
+    split: whose held-out rows are taken.
+    num_held_out, seed: as the run was trained with; see `sweet.data.draw`.
+    batch_size: rows of a batch.
+    num_batches: how many are measured, each for itself; the paper's Figure 9 is a second one.
+
+  Returns:
+    Rows of 'batch' (from 1), 'layer', 'classifiers' (two), 'cosine' and 'random'.
+
+  Raises:
+    ValueError: the model is none whose classifiers share layers, or the held-out rows are too few.
+  """
+  if not isinstance(model, EarlyExitClassifier):
+    raise ValueError(
+      'The models of `multi_model` share no layer, so that their gradients cannot conflict: name a'
+      ' run of another method.'
+    )
+  found = []
+  batches = _batches(rows, split, num_held_out, seed, batch_size, num_batches)
+  for number, batch in enumerate(batches, 1):
+    measured = similarities(model, params, batch, regression=rows.regression)
+    found += [{'batch': number, **dataclasses.asdict(one)} for one in measured]
+  folder = Path(workdir, FOLDER)
+  storage.write_json(folder / 'gradients.json', {'similarities': found})
+  figures.save_png(figure(found), folder / 'gradients.png')
+  print(markdown(found))
+  return found
+
+
+def figure(found: Sequence[Mapping[str, Any]]):
+  """The picture of what `measure` returns: a plot for each layer, a place for each pair."""
+  shown = [
+    {
+      'panel': f'layer {row["layer"]}',
+      'place': 'C{}, C{}'.format(*row['classifiers']),
+      'series': f'batch {row["batch"]}',
+      'cosine': row['cosine'],
+      'random': row['random'],
+    }
+    for row in found
+  ]
+  return figures.bars(shown, 'cosine', 'random', 'mean cosine of gradients')
+
+
+def markdown(found: Sequence[Mapping[str, Any]]) -> str:
+  """The table of what `measure` returns: a line for each layer and pair, a column per batch."""
+  numbers = sorted({row['batch'] for row in found})
+  lines = [
+    '| layer | classifiers |' + ''.join(f' batch {n} |' for n in numbers) + ' random |',
+    '| ---: | --- |' + ' ---: |' * (len(numbers) + 1),
+  ]
+  places = dict.fromkeys((row['layer'], tuple(row['classifiers'])) for row in found)
+  for layer, pair in places:
+    of_pair = [row for row in found if (row['layer'], tuple(row['classifiers'])) == (layer, pair)]
+    cells = [f'{row["cosine"]:.3f}' for row in of_pair] + [f'±{of_pair[0]["random"]:.3f}']
+    lines.append(f'| {layer} | {pair[0]}, {pair[1]} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines)
+
+
+def _batches(rows, split, num_held_out, seed, batch_size, num_batches) -> Iterator[dict[str, Any]]:
+  """The first held-out rows, in batches."""
+  encoded = rows.encoded(split)
+  held_out = draw(len(encoded), num_held_out=num_held_out, seed=seed).held_out
+  if len(held_out) < batch_size * num_batches:
+    raise ValueError(
+      f'{num_batches} batches of {batch_size} need {batch_size * num_batches} held-out rows, and'
+      f' {rows.task.name} {split} has {len(held_out)}: set BATCH_SIZE or NUM_HELD_OUT.'
+    )
+  held_out = np.random.default_rng(seed).permutation(held_out)
+  lengths = np.diff(encoded.tokens.offsets)
+  for start in range(0, batch_size * num_batches, batch_size):
+    some = held_out[start : start + batch_size]
+    batch = encoded.batch(some, batch_size, padded_length(int(lengths[some].max()), rows.length))
+    yield {**batch, 'batch_number': np.zeros(batch_size, np.int32)}
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'k', 'regression'))

@@ -51,6 +51,13 @@ PROGRAM = commands.Program(
       (Option('--split', 'SEARCH_SPLIT', 'split of the task whose curve counts', 'NAME'),),
     ),
     Command(
+      'gradients',
+      'sweet.gradients:measure',
+      'say whether the classifiers want to move the layers that they share the same way',
+      'Measures the cosine of their gradients on held-out rows and writes a table and a picture '
+      'into the workdir.',
+    ),
+    Command(
       'calibrate',
       'calm.evaluation.calibrate:calibrate',
       'find the lowest threshold that keeps the labels within a tolerance, and certify it',

@@ -138,6 +138,64 @@ def sensitivity(rows: Sequence[Row]) -> Figure:
   return figure
 
 
+@matplotlib.rc_context(_STYLE)
+def panels(rows: Sequence[Row], x: str, y: str, axes_labels: tuple[str, str]) -> Figure:
+  """Lines with intervals, a plot for each 'panel' of the rows and a line for each 'series'.
+
+  Rows have x, y and half the width of y's interval (`<y>_half`, NaN for none). A series looks the
+  same in all plots.
+  """
+  names = list(dict.fromkeys(row['panel'] for row in rows))
+  every = list(dict.fromkeys(row['series'] for row in rows))
+  columns = min(len(names), 3)
+  lines = -(-len(names) // columns)
+  size = (7.2, 4.4) if len(names) == 1 else (3.1 * columns, 2.6 * lines + 0.4)
+  figure = Figure(figsize=size, layout='constrained')
+  plots = figure.subplots(lines, columns, squeeze=False).ravel()
+  for axes, name in zip(plots, names, strict=False):
+    for i, series in enumerate(every):
+      shown = [row for row in rows if (row['panel'], row['series']) == (name, series)]
+      color = _SERIES[i % len(_SERIES)]
+      _line(axes, shown, x, y, label=label(series), color=color, marker=_MARKERS[i % len(_MARKERS)])
+      low, high = ([row[y] + sign * row[f'{y}_half'] for row in shown] for sign in (-1, 1))
+      axes.fill_between([row[x] for row in shown], low, high, color=color, alpha=0.18, lw=0)
+    axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1], title=name)
+  for axes in plots[len(names) :]:
+    axes.remove()
+  figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
+  return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def bars(rows: Sequence[Row], y: str, level: str, axis: str) -> Figure:
+  """Bars side by side: a plot for each 'panel', a place for each 'place', a colour per 'series'.
+
+  `level` is a value of a plot's rows that chance alone gives, on both sides of 0; it is dashed.
+  """
+  names = list(dict.fromkeys(row['panel'] for row in rows))
+  every = list(dict.fromkeys(row['series'] for row in rows))
+  counts = [len({row['place'] for row in rows if row['panel'] == name}) for name in names]
+  figure = Figure(figsize=(7.2, 3.4), layout='constrained')
+  plots = figure.subplots(1, len(names), sharey=True, squeeze=False, width_ratios=counts)[0]
+  for axes, name in zip(plots, names, strict=True):
+    of_panel = [row for row in rows if row['panel'] == name]
+    places = list(dict.fromkeys(row['place'] for row in of_panel))
+    width = 0.8 / len(every)
+    for i, series in enumerate(every):
+      shown = [row for row in of_panel if row['series'] == series]
+      shift = (i - (len(every) - 1) / 2) * width
+      where = [places.index(row['place']) + shift for row in shown]
+      axes.bar(where, [row[y] for row in shown], width, color=_SERIES[i], label=label(series))
+    for sign in (-1, 1):
+      axes.axhline(sign * of_panel[0][level], color=_QUIET, ls='--', lw=1)
+    axes.axhline(0, color=_INK, lw=0.8)
+    axes.set_xticks(range(len(places)), places, rotation=60)
+    axes.set(title=name)
+  plots[0].set_ylabel(axis)
+  figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=4)
+  return figure
+
+
 def save_png(figure: Figure, path: Path) -> None:
   """Writes a figure on white."""
   figure.savefig(path, format='png', dpi=160, facecolor='white')
