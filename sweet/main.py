@@ -58,6 +58,17 @@ PROGRAM = commands.Program(
       'into the workdir.',
     ),
     Command(
+      'report',
+      'sweet.report:report',
+      "write a page of many runs: the paper's tables, curves and claims",
+      'Reads what `sweet train` and `sweet curve` have left below --runs and writes report.html, '
+      'tables.md, PNG and CSV files. It needs no workdir: give --gin_file=gin/sweet/report.gin.',
+      (
+        Option('--runs', 'RUNS', 'folder above the runs, or a pattern of such', 'DIR'),
+        Option('--output', 'REPORT', 'folder to write', 'DIR'),
+      ),
+    ),
+    Command(
       'calibrate',
       'calm.evaluation.calibrate:calibrate',
       'find the lowest threshold that keeps the labels within a tolerance, and certify it',
