@@ -17,7 +17,8 @@ each train.jsonl and validation.jsonl (MNLI: validation_matched.jsonl), packed w
 Rates of `cls` and `sizes` are those found on SST-2, those of `mnli` and `stsb` the ones of SST-2
 and MRPC. Every run has a folder below --output; what is finished there is not run again, and what
 was interrupted goes on. Checkpoints of finished runs are deleted unless --keep matches their name;
-curves, temperatures and metrics stay.
+curves, temperatures and metrics stay. At the end, or alone with --report, --output/report gets the
+page of what has been found so far, and the tables in Markdown.
 """
 
 import argparse
@@ -41,7 +42,17 @@ from calm.tasks import labelled, metrics, wordpiece
 from calm.tasks.classification import Classification, Form, Regression
 from calm.training import checkpoints
 from calm.training.guards import NonFiniteError
-from sweet import checkpoint, data, evaluate, objectives, predictor, search, temperature, train
+from sweet import (
+  checkpoint,
+  data,
+  evaluate,
+  objectives,
+  predictor,
+  report,
+  search,
+  temperature,
+  train,
+)
 
 PARTS = ('search', 'main', 'alternating', 'cls', 'mnli', 'stsb', 'sizes')
 METHODS = ('early_exit', 'sweet', 'multi_model')
@@ -379,6 +390,7 @@ def make_parser() -> argparse.ArgumentParser:
     metavar='GLOB',
     help="runs whose checkpoints stay, as in 'sst2/mean/6000/sweet/*/seed_0'",
   )
+  parser.add_argument('--report', action='store_true', help='write the report, run nothing')
   parser.add_argument('--plan', action='store_true', help='list what is to be done, and stop')
   compilation_cache.add_flag(parser)
   return parser
@@ -394,12 +406,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
   compilation_cache.use(flags.compilation_cache)
   try:
-    run_all(experiments)
+    if not flags.report:
+      run_all(experiments)
   except KeyboardInterrupt:
     print('Interrupted; the same command goes on.', file=sys.stderr)
     return 130
   finally:
     say_rates(experiments)
+  report.report(runs=flags.output, output=os.path.join(flags.output, 'report'))
   return 0
 
 

@@ -107,7 +107,7 @@ def of_the_paper(scores: Mapping[str, paper.Scores], exits: Sequence[int]) -> li
 
 def ratios(exits: Sequence[int]) -> tuple[float, ...]:
   """Where curves are read: at the first classifier's ratio, at quarters, and beyond 1."""
-  return (exits[0] / exits[-1], *curves.RATIOS[1:], *BEYOND)
+  return tuple(dict.fromkeys((exits[0] / exits[-1], *curves.RATIOS[1:], *BEYOND)))
 
 
 def curve_points(group: Group, at: Sequence[float]) -> list[Row]:
