@@ -157,12 +157,17 @@ def _keep(source: Path, folder: Path):
   with writing(folder):
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    fields = {**dataclasses.asdict(config), 'dtype': str(config.dtype)}
-    storage.write_record(made / CONFIG, {'class': type(config).__name__, 'fields': fields})
+    write_config(made, config)
     for name in huggingface_encoder.TOKENIZER_FILES:
       if (source / name).is_file():
         shutil.copyfile(source / name, made / name)
     made.rename(folder)
+
+
+def write_config(folder: Path, config: Any):
+  """Writes an encoder's config as a run keeps it."""
+  fields = {**dataclasses.asdict(config), 'dtype': str(config.dtype)}
+  storage.write_record(folder / CONFIG, {'class': type(config).__name__, 'fields': fields})
 
 
 def _kept_config(folder: Path) -> Any:

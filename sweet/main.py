@@ -26,6 +26,12 @@ PROGRAM = commands.Program(
       begins_run=True,
     ),
     Command(
+      'vocab',
+      'sweet.from_scratch:write_encoder',
+      "train a WordPiece vocabulary from a task's texts, for an encoder without a checkpoint",
+      'Writes it with the sizes of ENCODER into the workdir, where `sweet train` finds both.',
+    ),
+    Command(
       'evaluate',
       'calm.evaluation.evaluate:evaluate',
       "predict a split of the task and print the task's metrics",

@@ -189,6 +189,7 @@ def bars(rows: Sequence[Row], y: str, level: str, axis: str) -> Figure:
     for sign in (-1, 1):
       axes.axhline(sign * of_panel[0][level], color=_QUIET, ls='--', lw=1)
     axes.axhline(0, color=_INK, lw=0.8)
+    axes.set_axisbelow(True)
     axes.set_xticks(range(len(places)), places, rotation=60)
     axes.set(title=name)
   plots[0].set_ylabel(axis)

@@ -113,9 +113,9 @@ def from_public(name: str, *, tfds_data_dir: str | None = None) -> seqio.Task:
   """A public classification or regression of `calm.tasks.public.TASKS`, read as a classifier does.
 
   Raises:
-    ValueError: as `public_form`.
+    ValueError: there is no such task, or it is neither.
   """
-  form, listed = public_form(name), public.TASKS[name]
+  form, listed = _form_of(name), public.TASKS[name]
 
   def read(split):
     found = public.records(name, split, tfds_data_dir=tfds_data_dir)
@@ -124,12 +124,19 @@ def from_public(name: str, *, tfds_data_dir: str | None = None) -> seqio.Task:
   return task(name, LabelledSource(read, form, list(listed.splits)), listed.metrics)
 
 
-def public_form(name: str) -> Form:
-  """The texts and labels of a public task, as a classifier sees them.
+def labels_of(task: seqio.Task) -> Form:
+  """What is asked of a classifier in a task of labelled texts.
 
   Raises:
-    ValueError: there is no such task, or it is neither a classification nor a regression.
+    ValueError: the task is another.
   """
+  if not isinstance(task.source, LabelledSource):
+    raise ValueError(f'Task {task.name!r} has no labels: give one of calm.tasks.labelled.')
+  return task.source.labels
+
+
+def _form_of(name):
+  """The texts and labels of a public task, as a classifier sees them."""
   forms = {key: one.labels for key, one in public.TASKS.items() if one.labels is not None}
   if name not in forms:
     known = ', '.join(sorted(forms))
