@@ -5,7 +5,7 @@ open is the published code's: AdamW without decay of weights and without warm-up
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def train(
   num_epochs: float = 2,
   batch_size: int = 16,
   window: int = 50,
-  learning_rate: float = 3e-5,
+  learning_rate: float | Mapping[str, float] = 3e-5,
   warmup_steps: int = 0,
   weight_decay: float = 0.0,
   max_gradient_norm: float | None = 1.0,
@@ -61,7 +61,7 @@ def train(
     num_epochs: how often each row is seen.
     batch_size: rows, over all hosts.
     window: batches within which rows are sorted by length.
-    learning_rate: at the beginning; it falls linearly to 0.
+    learning_rate: at the beginning, or that of each method, by its name; it falls linearly to 0.
     warmup_steps: in which it rises linearly before.
     weight_decay: AdamW's.
     max_gradient_norm: of gradients, which are clipped to it; None clips nothing.
@@ -81,6 +81,7 @@ def train(
     Exception: as `calm.training.loop.train`.
   """
   begin.check_texts(model, rows.tokenizer, rows.length)
+  rate = rate_of(learning_rate, method)
   batches = train_batches(
     rows,
     batch_size=batch_size,
@@ -93,9 +94,7 @@ def train(
   steps = num_steps(batches, num_epochs)
   optimizer = make_optimizer(
     model,
-    learning_rate=optimizers.warmup_linear(
-      learning_rate, num_steps=steps, warmup_steps=warmup_steps
-    ),
+    learning_rate=optimizers.warmup_linear(rate, num_steps=steps, warmup_steps=warmup_steps),
     weight_decay=weight_decay,
     max_gradient_norm=max_gradient_norm,
     clipping=clipping or default_clipping(method),
@@ -111,7 +110,7 @@ def train(
         'method': method,
         'pooling': model.config.pooling,
         'seed': seed,
-        'learning_rate': learning_rate,
+        'learning_rate': rate,
         'num_examples': num_examples,
         'rows': batches.settings['examples'],
         'num_epochs': num_epochs,
@@ -138,6 +137,22 @@ def train(
     held_out = draw(len(encoded), num_held_out=num_held_out, seed=seed).held_out
     temperature.fit_run(workdir, model, params, encoded.rows(held_out), steps)
   return params, report
+
+
+def rate_of(learning_rate: float | Mapping[str, float], method: str) -> float:
+  """A method's learning rate, of one for all or of those by method.
+
+  Raises:
+    ValueError: there is none for the method.
+  """
+  if not isinstance(learning_rate, Mapping):
+    return learning_rate
+  if method not in learning_rate:
+    raise ValueError(
+      f'learning_rate (LEARNING_RATE) is of {", ".join(learning_rate)}, and there is none for'
+      f' {method!r}: give a number.'
+    )
+  return learning_rate[method]
 
 
 def default_clipping(method: str) -> str:

@@ -40,22 +40,23 @@ def test_two_batches_are_measured_written_and_drawn(config, tmp_path, capsys):
   found = gradients.measure(
     model=model, params=params, rows=FakeRows(), workdir=str(tmp_path), batch_size=4
   )
-  # Layer 1 stands before three classifiers, layer 2 before two of them.
-  pairs = [(1, (1, 2)), (1, (1, 3)), (1, (2, 3)), (2, (2, 3))]
+  # The first layer stands before three classifiers, the second before two of them.
+  one, two, _ = config.exits
+  pairs = [(one, (1, 2)), (one, (1, 3)), (one, (2, 3)), (two, (2, 3))]
   assert [(row['layer'], row['classifiers']) for row in found] == pairs * 2
   assert [row['batch'] for row in found] == [1] * 4 + [2] * 4
   assert all(-1 <= row['cosine'] <= 1 for row in found)
-  # 16 rows of gradients, 24 wide.
-  assert found[0]['random'] == pytest.approx(1 / np.sqrt(24 * 16))
+  weights = config.encoder.mlp_dim * config.encoder.emb_dim
+  assert found[0]['random'] == pytest.approx(1 / np.sqrt(weights))
   kept = json.loads((tmp_path / 'gradients' / 'gradients.json').read_text())['similarities']
   assert [row['cosine'] for row in kept] == [row['cosine'] for row in found]
   assert (tmp_path / 'gradients' / 'gradients.png').read_bytes().startswith(b'\x89PNG')
   lines = capsys.readouterr().out.splitlines()
   assert lines[0] == '| layer | classifiers | batch 1 | batch 2 | random |'
-  cells = f'{found[0]["cosine"]:.3f} | {found[4]["cosine"]:.3f} | ±0.051 |'
-  assert lines[2] == f'| 1 | 1, 2 | {cells}'
+  cells = f'{found[0]["cosine"]:.3f} | {found[4]["cosine"]:.3f} | ±{found[0]["random"]:.3f} |'
+  assert lines[2] == f'| {one} | 1, 2 | {cells}'
   first, second = gradients.figure(found).axes
-  assert (first.get_title(), second.get_title()) == ('layer 1', 'layer 2')
+  assert (first.get_title(), second.get_title()) == (f'layer {one}', f'layer {two}')
   heights = [bar.get_height() for bar in first.patches]
   assert heights == [row['cosine'] for row in [*found[:3], *found[4:7]]]
 
