@@ -232,6 +232,8 @@ def _allows(allowed, value):
 
 def _may_be(kind, origin, made):
   """Whether what a call gives, of the annotated kind `made`, may be of another kind."""
+  if typing.get_origin(made) in (typing.Union, types.UnionType):
+    return any(_may_be(kind, origin, each) for each in typing.get_args(made))
   made = typing.get_origin(made) or made
   if not inspect.isclass(made) or made is Any:
     return True

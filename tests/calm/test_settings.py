@@ -112,6 +112,9 @@ def test_what_is_traced_or_made_later_is_not_judged():
     (Rule, Never, True),
     (Rule, float, False),
     (Sequence[int], Never, False),
+    (Sequence[float] | None, tuple[float, ...] | None, True),
+    (Sequence[float], str | int, False),
+    (settings.Share, int | None, True),
   ],
 )
 def test_of_what_a_call_makes_the_kind_is_judged(kind, made, may_be):
