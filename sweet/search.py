@@ -62,7 +62,7 @@ def search(
   labels: Form,
   workdir: str,
   measure: Any,
-  checkpoint: str,
+  checkpoint: str | None,
   split: str = 'validation',
   metric: str | None = None,
   thresholds: Sequence[float] | None = None,
@@ -105,11 +105,12 @@ def search(
     )
   drawn: dict[str, Any] = {'num_examples': num_examples, 'num_held_out': num_held_out, 'seed': seed}
   training = {**drawn, 'batch_size': batch_size, **settings}
-  begun = begin.initial_params(checkpoint, model, seed=seed)
+  # Without a checkpoint all is fresh, by the seed.
+  begun = checkpoint and begin.initial_params(checkpoint, model, seed=seed)
   common = fingerprints.identity(
     {
       'model': model,
-      'begun': parameters.fingerprint(begun),
+      'begun': begun and parameters.fingerprint(begun),
       'data': train_batches(rows, batch_size=batch_size, **drawn).settings,
       'training': training,
       'curve': {'split': split, 'metric': metric, 'thresholds': thresholds, 'measure': measure},
