@@ -4,11 +4,17 @@
 # trains its exit classifier, calibrates an exit threshold, evaluates under it, writes a report.
 #
 #   bash scripts/quickstart.sh [WORKDIR]              WORKDIR defaults to runs/quickstart
+#   bash scripts/quickstart.sh sweet [WORKDIR]        SWEET instead: an encoder that stops early
 #
 # A second run reuses what is there: the environment, the vocabulary, the weights, what is decoded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
+if [ "${1:-}" = sweet ]; then
+  shift
+  source scripts/quickstart_sweet.sh
+  exit
+fi
 workdir="${1:-runs/quickstart}"
 exits="$workdir/exits"
 calm() { echo "== calm $*"; .venv/bin/calm "$@"; }

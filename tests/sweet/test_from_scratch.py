@@ -1,0 +1,55 @@
+"""An encoder without a checkpoint: its vocabulary, its sizes, and a run that begins with them."""
+
+import pytest
+import seqio
+
+from calm.models import bert
+from calm.tasks import compared_numbers, spelled_numbers
+from sweet import checkpoint, from_scratch
+
+SIZES = {'emb_dim': 8, 'num_heads': 2, 'mlp_dim': 8, 'num_layers': 2, 'max_length': 24}
+
+
+@pytest.fixture(scope='module')
+def task():
+  return compared_numbers.task(num_train=300, num_validation=5, num_test=5, max_digits=3)
+
+
+@pytest.fixture(scope='module')
+def workdir(task, tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp('run'))
+  from_scratch.write_encoder(
+    task=task, workdir=folder, encoder=bert.BertConfig(vocab_size=100, **SIZES)
+  )
+  return folder
+
+
+def test_words_of_the_task_are_single_tokens_and_pairs_have_types(workdir):
+  tokenizer = checkpoint.tokenizer(workdir=workdir)
+  (row,) = tokenizer.encode([('seven hundred and one', 'Forty')], 24)
+  # [CLS] seven hundred and one [SEP] forty [SEP]
+  assert len(row.tokens) == 8
+  assert row.token_types.tolist() == [0] * 6 + [1] * 2
+  assert row.num_unknown == 0
+
+
+def test_the_run_has_the_sizes_and_the_vocabulary_that_was_found(workdir):
+  config = checkpoint.exits_config(workdir=workdir, labels=compared_numbers.LABELS)
+  assert config.encoder.emb_dim == 8
+  assert config.exits == (1, 2)
+  assert config.encoder.vocab_size == checkpoint.tokenizer(workdir=workdir).vocab_size <= 100
+
+
+def test_what_is_there_stays(workdir, task, capsys):
+  larger = bert.BertConfig(vocab_size=100, **{**SIZES, 'emb_dim': 16})
+  from_scratch.write_encoder(task=task, workdir=workdir, encoder=larger)
+  assert 'is there already' in capsys.readouterr().out
+  config = checkpoint.exits_config(workdir=workdir, labels=compared_numbers.LABELS)
+  assert config.encoder.emb_dim == 8
+
+
+def test_a_task_without_labels_is_refused(tmp_path):
+  task = spelled_numbers.task(vocabulary=seqio.ByteVocabulary(), num_train=5)
+  with pytest.raises(ValueError, match="'spelled_numbers' has no labels"):
+    from_scratch.write_encoder(task=task, workdir=str(tmp_path), encoder=bert.BertConfig())
+  assert not list(tmp_path.iterdir())
