@@ -13,7 +13,7 @@ sweet calibrate --workdir="$workdir"
 certificate="$workdir/certificates/largest_probability_textual_0.05.json"
 sweet evaluate --workdir="$workdir" --certificate="$certificate"
 printf '%s\n' '{"first": "ninety", "second": "seven hundred and twelve"}' \
-  '{"first": "seven hundred and twelve", "second": "seven hundred and forty"}' |
-  sweet predict --workdir="$workdir" --certificate="$certificate" --input=-
+  '{"first": "seven hundred and twelve", "second": "seven hundred and forty"}' >"$workdir/pairs.jsonl"
+sweet predict --workdir="$workdir" --certificate="$certificate" --input="$workdir/pairs.jsonl"
 sweet report --gin_file=gin/sweet/report.gin --runs="$workdir" --output="$workdir/report"
 echo "== Done in $((SECONDS - start)) s after installation. Look at $workdir/report/report.html."

@@ -1,11 +1,14 @@
 """An encoder without a checkpoint: its vocabulary, its sizes, and a run that begins with them."""
 
+import jax
 import pytest
 import seqio
 
+import gin
+from calm import configuration
 from calm.models import bert
 from calm.tasks import compared_numbers, spelled_numbers
-from sweet import checkpoint, from_scratch
+from sweet import checkpoint, from_scratch, train
 
 SIZES = {'emb_dim': 8, 'num_heads': 2, 'mlp_dim': 8, 'num_layers': 2, 'max_length': 24}
 
@@ -53,3 +56,24 @@ def test_a_task_without_labels_is_refused(tmp_path):
   with pytest.raises(ValueError, match="'spelled_numbers' has no labels"):
     from_scratch.write_encoder(task=task, workdir=str(tmp_path), encoder=bert.BertConfig())
   assert not list(tmp_path.iterdir())
+
+
+def test_the_quickstart_begins_without_a_checkpoint(tmp_path, monkeypatch):
+  found = {}
+  monkeypatch.setattr(train.loop, 'train', lambda **given: found.update(given) or ({}, {}))
+  sizes = ['num_train = 100', 'num_validation = 5', 'num_test = 5']
+  bindings = [f'WORKDIR = {str(tmp_path)!r}', 'WARMUP_STEPS = 0']
+  bindings += [f'compared_numbers.task.{one}' for one in sizes]
+  try:
+    configuration.parse(['configs/sweet/quickstart.gin'], bindings, [], {})
+    gin.get_configurable(from_scratch.write_encoder)()
+    gin.get_configurable(train.train)()
+  finally:
+    gin.clear_config()
+  assert found['initial_params'] is None
+  objective, batch = found['objective'], next(found['batches'])
+  assert objective.model.config.encoder.vocab_size > batch['tokens'].max()
+  # 90 rows, the others are held out.
+  assert found['num_steps'] % -(-90 // len(batch['tokens'])) == 0
+  params = jax.eval_shape(objective.init, jax.random.key(0))
+  assert jax.eval_shape(objective, params, batch)[0].shape == ()
