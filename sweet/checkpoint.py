@@ -14,6 +14,7 @@ import jax
 
 from calm import model_folders, storage
 from calm.models import huggingface_encoder, parameters, pretrained
+from calm.settings import Count, Seed, ShareBelow1
 from calm.tasks import wordpiece
 from calm.tasks.classification import Form
 from calm.training.guards import writing
@@ -46,9 +47,9 @@ def exits_config(
   *,
   checkpoint: str | None = None,
   workdir: str | None = None,
-  exits: Sequence[int] | None = None,
+  exits: Sequence[Count] | None = None,
   labels: Form,
-  dropout_rate: float | None = None,
+  dropout_rate: ShareBelow1 | None = None,
   dtype: Any = 'float32',
   remat: bool = False,
   **choices: Any,
@@ -86,7 +87,7 @@ def tokenizer(checkpoint: str | None = None, workdir: str | None = None) -> word
   return wordpiece.load(directory(checkpoint, workdir))
 
 
-def initial_params(checkpoint: str, model: Classifiers, *, seed: int = 0) -> dict[str, Any]:
+def initial_params(checkpoint: str, model: Classifiers, *, seed: Seed = 0) -> dict[str, Any]:
   """The checkpoint's encoder and pooler under every classifier, whose own layer is fresh.
 
   Each pooler is a copy of the checkpoint's; where that has none they are fresh, and stderr says so.

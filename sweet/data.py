@@ -14,6 +14,7 @@ import numpy as np
 import seqio
 
 from calm import storage
+from calm.settings import Count, Natural, Positive, Seed
 from calm.tasks import text, wordpiece
 from calm.tasks.classification import Regression
 from calm.tasks.labelled import LabelledSource
@@ -32,7 +33,7 @@ class Rows:
 
   task: seqio.Task
   tokenizer: Any  # of calm.tasks.wordpiece
-  length: int = 256  # tokens of a row at most
+  length: Count = 256  # tokens of a row at most
   truncate: bool = True
 
   @property
@@ -93,7 +94,7 @@ class Drawn:
 
 
 def draw(
-  num_rows: int, *, num_examples: int | None = None, num_held_out: int = 500, seed: int = 0
+  num_rows: int, *, num_examples: Count | None = None, num_held_out: Natural = 500, seed: Seed = 0
 ) -> Drawn:
   """Draws rows without replacement: the same for all methods of a seed.
 
@@ -121,12 +122,12 @@ def draw(
 def train_batches(
   rows: Rows,
   *,
-  batch_size: int = 16,
+  batch_size: Count = 16,
   split: str = 'train',
-  num_examples: int | None = None,
-  num_held_out: int = 500,
-  seed: int = 0,
-  window: int = 50,
+  num_examples: Count | None = None,
+  num_held_out: Natural = 500,
+  seed: Seed = 0,
+  window: Count = 50,
 ) -> LengthSortedBatches:
   """Batches without end of the rows that a seed trains on, those of about one length together.
 
@@ -148,7 +149,7 @@ def train_batches(
   )
 
 
-def num_steps(batches: LengthSortedBatches, num_epochs: float = 2) -> int:
+def num_steps(batches: LengthSortedBatches, num_epochs: Positive = 2) -> int:
   """Steps in which every row is seen so many times.
 
   Raises:

@@ -17,6 +17,7 @@ from calm import storage
 from calm.evaluation.outcomes import Replay, Results
 from calm.evaluation.split import Split, read_split
 from calm.exits import stopping
+from calm.settings import Count, NonNegative
 from sweet import curves
 from sweet.predictor import ExitsPredictor
 
@@ -30,9 +31,9 @@ def measure_curve(
   predictor: ExitsPredictor,
   workdir: str,
   thresholds: Sequence[float] | None = None,
-  ratios: Sequence[float] = curves.RATIOS,
+  ratios: Sequence[NonNegative] = curves.RATIOS,
   metric: str | None = None,
-  limit: int | None = None,
+  limit: Count | None = None,
   quiet: bool = False,
 ) -> dict[str, Any]:
   """Scores every classifier alone and the system at every threshold; prints and returns a record.

@@ -16,6 +16,7 @@ import numpy as np
 
 from calm import storage
 from calm.reporting import figures
+from calm.settings import Count, Natural, Seed
 from calm.tasks.length_sorted import padded_length
 from sweet.data import Rows, draw
 from sweet.model import EarlyExitClassifier
@@ -74,10 +75,10 @@ def measure(
   rows: Rows,
   workdir: str,
   split: str = 'train',
-  num_held_out: int = 500,
-  batch_size: int = 16,
-  num_batches: int = 2,
-  seed: int = 0,
+  num_held_out: Natural = 500,
+  batch_size: Count = 16,
+  num_batches: Count = 2,
+  seed: Seed = 0,
 ) -> list[dict[str, Any]]:
   """Measures similarities on batches that were not trained on; prints and keeps them.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from calm.models import bert, deberta, encoder_layers, layers
+from calm.settings import Count
 
 ENCODERS: dict[type, Any] = {
   bert.BertConfig: bert.Bert,
@@ -35,8 +36,8 @@ class ExitsConfig:
   """
 
   encoder: Any  # a BertConfig or DebertaConfig
-  exits: Sequence[int] | None = None  # layers, from 1, ascending; None for the paper's
-  num_outputs: int = 2  # labels, or 1 for a regression
+  exits: Sequence[Count] | None = None  # layers, from 1, ascending; None for the paper's
+  num_outputs: Count = 2  # labels, or 1 for a regression
   pooling: str = 'cls'  # what is classified: the first token's state, or the 'mean' of all
   # The dense layer before a classifier: one for each ('own'), one for all ('shared', as in the
   # published code, where it gets every classifier's gradient), or 'none'.

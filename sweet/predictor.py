@@ -16,6 +16,7 @@ import numpy as np
 from calm import fingerprints, storage
 from calm.exits import stopping
 from calm.models import parameters
+from calm.settings import Count, Positive, check_fields
 from calm.tasks import wordpiece
 from calm.tasks.classification import Classification, Form
 from calm.tasks.examples import Example
@@ -44,13 +45,13 @@ class ExitsPredictor:
   params: Any
   tokenizer: Any  # a calm.tasks.wordpiece tokenizer
   labels: Form  # what outputs mean
-  length: int = 256  # tokens of a row at most
+  length: Count = 256  # tokens of a row at most
   truncate: bool = True  # Cut longer texts instead of raising an error.
   measure: stopping.ExampleMeasure = dataclasses.field(default_factory=stopping.Confidence)
   threshold: float | None = None  # None never exits early
-  temperatures: Sequence[float] | None = None  # of each classifier; None is 1
-  max_batch_size: int = 32
-  batch_size: int = 1024  # examples whose rows are batched together
+  temperatures: Sequence[Positive] | None = None  # of each classifier; None is 1
+  max_batch_size: Count = 32
+  batch_size: Count = 1024  # examples whose rows are batched together
   recorded: bool = False  # Whether rows hold what every classifier says.
 
   unit = 'example'
@@ -66,6 +67,7 @@ class ExitsPredictor:
   }
 
   def __post_init__(self):
+    check_fields(self)
     outputs, exits = self.model.config.num_outputs, self.model.exits
     if self.labels.num_outputs != outputs:
       raise ValueError(f'{self.labels.num_outputs} labels for classifiers of {outputs} outputs.')

@@ -14,6 +14,7 @@ from typing import Any
 
 from calm import fingerprints, storage
 from calm.models import parameters
+from calm.settings import Count, Natural, Positive, Seed
 from calm.tasks.classification import Form
 from calm.training import checkpoints
 from calm.training.guards import NonFiniteError
@@ -66,11 +67,11 @@ def search(
   split: str = 'validation',
   metric: str | None = None,
   thresholds: Sequence[float] | None = None,
-  learning_rates: Sequence[float] = LEARNING_RATES,
-  seed: int = 0,
-  num_examples: int | None = None,
-  num_held_out: int = 500,
-  batch_size: int = 16,
+  learning_rates: Sequence[Positive] = LEARNING_RATES,
+  seed: Seed = 0,
+  num_examples: Count | None = None,
+  num_held_out: Natural = 500,
+  batch_size: Count = 16,
   keep_checkpoints: bool = False,
   **settings: Any,
 ) -> dict[str, Any]:

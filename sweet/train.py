@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calm import storage
+from calm.settings import Count, Natural, NonNegative, Positive, Seed
 from calm.training import checkpoints, loop, optimizers
 from sweet import checkpoint as begin
 from sweet import temperature
@@ -28,18 +29,18 @@ def train(
   method: str = 'sweet',
   checkpoint: str | None = None,
   split: str = 'train',
-  num_examples: int | None = None,
-  num_held_out: int = 500,
-  num_epochs: float = 2,
-  batch_size: int = 16,
-  window: int = 50,
-  learning_rate: float | Mapping[str, float] = 3e-5,
-  warmup_steps: int = 0,
-  weight_decay: float = 0.0,
-  max_gradient_norm: float | None = 1.0,
+  num_examples: Count | None = None,
+  num_held_out: Natural = 500,
+  num_epochs: Positive = 2,
+  batch_size: Count = 16,
+  window: Count = 50,
+  learning_rate: Positive | Mapping[str, Positive] = 3e-5,
+  warmup_steps: Natural = 0,
+  weight_decay: NonNegative = 0.0,
+  max_gradient_norm: Positive | None = 1.0,
   clipping: str | None = None,
-  weights: Sequence[float] | None = None,
-  seed: int = 0,
+  weights: Sequence[NonNegative] | None = None,
+  seed: Seed = 0,
   accepted: Callable[[], None] | None = None,
   **settings: Any,
 ):

@@ -82,10 +82,10 @@ class Sampling:
 
 
 def choice(
-  temperature: float | None = None,
-  top_k: int | None = None,
-  top_p: float | None = None,
-  num_samples: int = 1,
+  temperature: settings.NonNegative | None = None,
+  top_k: settings.Count | None = None,
+  top_p: Annotated[float, settings.Range(0, 1, above=True)] | None = None,
+  num_samples: settings.Count = 1,
 ) -> ChoiceRule:
   """The way of choosing that numbers say, as a command line gives them.
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calm.exits import confidence
+from calm.settings import Positive
 
 
 class ExampleMeasure(Protocol):
@@ -101,7 +102,7 @@ class Patience:
     ValueError: the tolerance is not above 0.
   """
 
-  tolerance: float | None = None  # of a regression; None compares labels
+  tolerance: Positive | None = None  # of a regression; None compares labels
 
   name = 'patience'
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from calm import settings
 from calm.models import encoder_layers, layers
 
 
@@ -22,21 +23,25 @@ def training_only(default):
 class EncoderConfig:
   """Sizes and choices of any encoder; the defaults are those of BERT-base, uncased."""
 
-  vocab_size: int = 30522
-  emb_dim: int = 768
-  num_heads: int = 12
-  mlp_dim: int = 3072
-  num_layers: int = 12
-  max_length: int = 512  # Of the texts it was trained on; a limit where each position is embedded.
-  num_token_types: int = 2
+  vocab_size: settings.Count = 30522
+  emb_dim: settings.Count = 768
+  num_heads: settings.Count = 12
+  mlp_dim: settings.Count = 3072
+  num_layers: settings.Count = 12
+  max_length: settings.Count = (
+    512  # Of the texts it was trained on; a limit where each position is embedded.
+  )
+  num_token_types: settings.Natural = 2
   activation: str = 'exact_gelu'
-  norm_epsilon: float = 1e-12
+  norm_epsilon: settings.Positive = 1e-12
   pooler: bool = True
-  num_labels: int = 0  # Of a classifier over the pooled state; 0 for none.
-  dropout_rate: float = training_only(0.1)
-  attention_dropout_rate: float = training_only(0.1)
-  classifier_dropout_rate: float | None = training_only(None)  # None for `dropout_rate`.
-  init_stddev: float = training_only(0.02)
+  num_labels: settings.Natural = 0  # Of a classifier over the pooled state; 0 for none.
+  dropout_rate: settings.ShareBelow1 = training_only(0.1)
+  attention_dropout_rate: settings.ShareBelow1 = training_only(0.1)
+  classifier_dropout_rate: settings.ShareBelow1 | None = training_only(
+    None
+  )  # None for `dropout_rate`.
+  init_stddev: settings.Positive = training_only(0.02)
   # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
   # or a type.
   dtype: Any = jnp.float32

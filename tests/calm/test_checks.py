@@ -176,11 +176,12 @@ def test_every_shipped_config_is_of_the_kinds_it_sets(path, capsys):
 
 def public_configurables():
   """Functions and classes of ours that shipped configs set, by what configs call them."""
-  for path in configuration.shipped_configs('calm'):
+  for path in configuration.shipped_configs():
     needed = ["WORKDIR = 'w'", *(["CHECKPOINT = 'c'"] if 'paper' in path else [])]
+    needed += ["FIELDS = ('a',)"] if path.endswith('classify.gin') else []
     configuration.parse([path], needed, [], {})
     for _, selector, _ in configuration.everything().all():
-      if selector.startswith('calm.'):
+      if selector.startswith(('calm.', 'sweet.')):
         yield selector, configuration.function_of(selector)
 
 
@@ -199,7 +200,7 @@ def has_a_plain_number(kind):
 
 
 # Numbers of any size: an end that is none, and thresholds that calibration alone knows.
-ANY_SIZE = {'stop_after_seconds', 'threshold', 'value', 'values'}
+ANY_SIZE = {'highest', 'lowest', 'stop_after_seconds', 'threshold', 'thresholds', 'value', 'values'}
 
 
 def test_every_number_that_a_config_may_set_has_a_kind():
