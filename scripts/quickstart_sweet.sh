@@ -10,7 +10,7 @@ sweet vocab --gin_file=configs/sweet/quickstart.gin --workdir="$workdir"
 sweet train --gin_file=configs/sweet/quickstart.gin --workdir="$workdir"
 sweet curve --workdir="$workdir" --split=validation >/dev/null
 sweet calibrate --workdir="$workdir"
-certificate="$workdir/certificates/largest_probability_textual_0.05.json"
+certificate="$workdir/certificates/largest_probability_textual_0.005.json"
 sweet evaluate --workdir="$workdir" --certificate="$certificate"
 printf '%s\n' '{"first": "ninety", "second": "seven hundred and twelve"}' \
   '{"first": "seven hundred and twelve", "second": "seven hundred and forty"}' >"$workdir/pairs.jsonl"
