@@ -52,7 +52,7 @@ def report(
   _paper(book, settings)
   _account(book, found, chosen)
   summary = [
-    f'{len(found.runs)} runs on split {split}, of which {len(chosen)} at the learning rates of the'
+    f'Runs on split {split}: {len(found.runs)}, of which {len(chosen)} at the learning rates of the'
     ' largest area under the curve. Scores are means over seeds.'
   ]
   path = book.folder / PAGE
@@ -167,8 +167,8 @@ def _account(book: _Book, found: Found, chosen: Sequence[Run]):
   heading = 'Runs'
   text = (
     'A classifier has not converged if it gives one answer to all, or scores no more than the'
-    f' commonest label. {len(found.without_curve)} runs have no curve: not finished, or ended by'
-    ' losses that were not finite.'
+    f' commonest label. Runs without a curve, not finished or ended by losses that were not finite:'
+    f' {len(found.without_curve)}.'
   )
   book.head(heading, text)
   rows = [

@@ -1,5 +1,6 @@
 """What the README and docs/ name is there: paths, commands, flags, macros, functions."""
 
+import ast
 import contextlib
 import importlib.util
 import inspect
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from calm import commands, main, t5x_names
+from calm import commands, t5x_names
 from calm.arguments import split_gin_arguments
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +26,10 @@ GIN = '\n'.join(
   for path in (ROOT / folder).rglob('*.gin')
 )
 MACROS = {*re.findall(r'^([A-Z][A-Z0-9_]*) =', GIN, re.MULTILINE), *re.findall(r'%([A-Z]\w*)', GIN)}
+PROGRAMS = {
+  path.parent.name: importlib.import_module(f'{path.parent.name}.main').PROGRAM
+  for path in ROOT.glob('*/main.py')
+}
 # What pages call their own, as in `RULE = @my_exits.LateStart()`.
 OWN = re.compile(r'\bmy_\w+')
 
@@ -46,7 +51,7 @@ def command_lines(text):
   joined = '\n'.join(blocks(text, 'bash')).replace('\\\n', ' ')
   for line in joined.splitlines():
     found = re.search(
-      r'(?:^|\| |\s)((?:\.venv/bin/)?calm |(?:\.venv/bin/)?python |bash )(.*)', line
+      rf'(?:^|\| |\s)((?:\.venv/bin/)?(?:{"|".join(PROGRAMS)}|python) |bash )(.*)', line
     )
     if found:
       yield found[1].strip().removeprefix('.venv/bin/'), shlex.split(found[2], comments=True)
@@ -58,11 +63,19 @@ def of_pages(find, pages=GUIDES):
 
 
 CALLS = [
-  (name, arguments) for name, (program, arguments) in of_pages(command_lines) if program == 'calm'
+  (name, program, arguments)
+  for name, (program, arguments) in of_pages(command_lines)
+  if program in PROGRAMS
 ]
-CALLS += [(name, code.split()[1:]) for name, code in of_pages(inline) if code.startswith('calm ')]
+CALLS += [
+  (name, code.split()[0], code.split()[1:])
+  for name, code in of_pages(inline)
+  if ' ' in code and code.split()[0] in PROGRAMS
+]
 SCRIPTS = [
-  (name, arguments) for name, (program, arguments) in of_pages(command_lines) if program != 'calm'
+  (name, arguments)
+  for name, (program, arguments) in of_pages(command_lines)
+  if program not in PROGRAMS
 ]
 
 
@@ -93,15 +106,15 @@ def test_every_path_is_there(page):
   assert missing == []
 
 
-@pytest.mark.parametrize(('page', 'arguments'), CALLS)
-def test_every_command_and_flag_is_known(page, arguments):
+@pytest.mark.parametrize(('page', 'program', 'arguments'), CALLS)
+def test_every_command_and_flag_is_known(page, program, arguments):
   arguments = [argument for argument in arguments if argument != '...']
   # A name alone, or a flag without its value, is spoken of and not called.
   others, _ = split_gin_arguments(arguments)
   if others and others[0] != 'COMMAND':
     ended = contextlib.suppress(SystemExit) if {'--help', '--version'} & {*others} else None
     with ended or contextlib.nullcontext():
-      commands.make_parser(main.PROGRAM).parse_args(others)
+      commands.make_parser(PROGRAMS[program]).parse_args(others)
   for file in (one.partition('=')[2] for one in others if one.startswith('--gin_file=')):
     mine = file.startswith('runs/') or '/' not in file
     assert mine or (ROOT / file).is_file(), file
@@ -141,7 +154,8 @@ def bindings(text):
 def resolve(name):
   """The function or class that gin's 'module.name' stands for."""
   module, _, rest = name.partition('.')
-  paths = [path.relative_to(ROOT) for path in (ROOT / 'calm').rglob(f'{module}.py')]
+  places = [path for name in PROGRAMS for path in (ROOT / name).rglob(f'{module}.py')]
+  paths = [path.relative_to(ROOT) for path in places]
   modules = [importlib.import_module('.'.join(path.with_suffix('').parts)) for path in paths]
   return next(getattr(one, rest) for one in modules if hasattr(one, rest))
 
@@ -170,3 +184,26 @@ def test_every_name_in_capitals_is_a_macro(page):
 @pytest.mark.parametrize(('page', 'code'), of_pages(lambda text: blocks(text, 'python')))
 def test_python_on_a_page_is_python(page, code):
   compile(code, page, 'exec')
+
+
+def used(code):
+  """('package.module', 'name') of all that Python code takes from modules that it imports."""
+  nodes = list(ast.walk(ast.parse(code)))
+  modules = {}
+  for node in nodes:
+    if isinstance(node, ast.ImportFrom):
+      modules |= {one.asname or one.name: (node.module, one.name) for one in node.names}
+  yield from modules.values()
+  for node in nodes:
+    name = getattr(node.value, 'id', None) if isinstance(node, ast.Attribute) else None
+    if name in modules:
+      yield '.'.join(modules[name]), node.attr
+
+
+@pytest.mark.parametrize(
+  ('module', 'name'),
+  sorted({one for _, code in of_pages(lambda text: blocks(text, 'python')) for one in used(code)}),
+)
+def test_what_python_on_a_page_takes_from_a_module_is_there(module, name):
+  found = importlib.import_module(module)
+  assert hasattr(found, name) or importlib.util.find_spec(f'{module}.{name}')
