@@ -284,6 +284,7 @@ class Experiments:
       workdir=workdir,
       ratios=RATIOS,
       metric=task.metric,
+      timed_examples=self.flags.timed_examples,
       quiet=True,
     )
 
@@ -385,6 +386,9 @@ def make_parser() -> argparse.ArgumentParser:
   parser.add_argument('--num_examples', type=int, default=6000, help='rows trained on')
   parser.add_argument('--num_epochs', type=float, default=2, help='how often each is seen')
   parser.add_argument('--batch_size', type=int, default=16, help='rows of a step')
+  parser.add_argument(
+    '--timed_examples', type=int, default=0, help='answered at every threshold by the clock, too'
+  )
   parser.add_argument(
     '--keep',
     nargs='*',

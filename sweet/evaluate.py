@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from calm import storage
 from calm.evaluation.outcomes import Replay, Results
 from calm.evaluation.split import Split, read_split
 from calm.exits import stopping
-from calm.settings import Count, NonNegative
-from sweet import curves
+from calm.settings import Count, Natural, NonNegative
+from sweet import curves, timing
 from sweet.predictor import ExitsPredictor
 
 FOLDER = 'curves'
@@ -34,6 +35,7 @@ def measure_curve(
   ratios: Sequence[NonNegative] = curves.RATIOS,
   metric: str | None = None,
   limit: Count | None = None,
+  timed_examples: Natural = 0,
   quiet: bool = False,
 ) -> dict[str, Any]:
   """Scores every classifier alone and the system at every threshold; prints and returns a record.
@@ -51,12 +53,14 @@ def measure_curve(
     ratios: of the full model's layers, at which the curve is read.
     metric: which of the task's metrics counts; its first by default.
     limit: examples at most.
+    timed_examples: first examples that are answered again at every threshold, to measure seconds.
     quiet: whether nothing is printed.
 
   Returns:
     'classifiers' (a score for each, its metrics, how many different 'labels_given'), 'majority'
     (the metrics of the commonest label, given to all), 'points' (threshold, ratio, score), 'at'
-    (the score at each ratio, None where the curve does not reach), 'area', and what it is of.
+    (the score at each ratio, None where the curve does not reach), 'area', and what it is of. With
+    `timed_examples`, points have 'seconds' per example by size of batch (`sweet.timing`).
 
   Raises:
     ValueError: as `calm.evaluation.outcomes.predict_split`; or the task has no such metric.
@@ -71,7 +75,13 @@ def measure_curve(
     alone = [read.score(one) for one in said]
     metric = _checked_metric(metric, alone[0])
     score = functools.partial(_point, read, metric)
+    points: list[dict[str, Any]]
     points = [{'threshold': value, **score(run.at(value), num_layers)} for value in values]
+    timed = [example for example in read.examples if example.texts][:timed_examples]
+    for size in timing.BATCH_SIZES if timed else ():
+      measured = timing.seconds_per_example(predictor, timed, values, batch_size=size)
+      for point, seconds in zip(points, measured, strict=True):
+        point.setdefault('seconds', {})[str(size)] = seconds
     line = curves.curve([one['ratio'] for one in points], [one['score'] for one in points])
     at = {f'{ratio:.4f}': _number(line.at(ratio)) for ratio in ratios}
     record = {
@@ -80,6 +90,8 @@ def measure_curve(
       'metric': metric,
       'exits': list(predictor.model.exits),
       'num_examples': len(read.examples),
+      'timed_examples': len(timed),
+      'device': jax.devices()[0].device_kind,
       'majority': _of_majority(read),
       'classifiers': [
         {'score': scores[metric], **scores, 'labels_given': len(set(one))}

@@ -117,6 +117,8 @@ def _chapter(book: _Book, number: int, setting: Setting, groups: Sequence[Group]
     book.text.append(f'### {group.name}')
     parts.append(book.table(tables.classifiers(group), f'Classifiers, {group.name}'))
     parts.append(book.table(tables.curve_table(points), f'Scores at ratios, {group.name}'))
+    milliseconds = f'Milliseconds per example at ratios, {group.name}, tokenisation left out'
+    parts.append(book.table(tables.seconds_table(group, at), milliseconds))
     parts.append(book.table(tables.claims(group), f'Claims, {group.name}'))
   drawn = [point for points in every for point in points]
   parts.insert(0, book.picture(f'curves_{number}', drawn, f'Speed and accuracy: {setting.text}'))

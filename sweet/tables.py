@@ -140,6 +140,24 @@ def curve_table(points: Sequence[Row]) -> list[Row]:
   return list(rows.values())
 
 
+def seconds_table(group: Group, at: Sequence[float]) -> list[Row]:
+  """Milliseconds per example at ratios, on the lines between the measured points.
+
+  A row for each method and size of batch that all its runs have measured; means over seeds.
+  """
+  rows = []
+  for method in group.methods:
+    runs = [run for name, run in group.runs if name == method]
+    sizes = [set(run.record['points'][0].get('seconds', {})) for run in runs]
+    for size in sorted(set.intersection(*sizes), key=int):
+      row: Row = {'method': method, 'batch': size}
+      for ratio in at:
+        values = group.over_seeds(method, functools.partial(_milliseconds, size, ratio))
+        row[f'{ratio:.2f}'] = None if np.isnan(values).any() else float(np.mean(values))
+      rows.append(row)
+  return rows
+
+
 def claims(group: Group) -> list[Row]:
   """The paper's three claims, each a paired difference over seeds with its interval of 95 %.
 
@@ -202,6 +220,12 @@ def _near(low: float, high: float) -> str:
   if low > -NEAR and high < NEAR:
     return 'yes'
   return 'no' if high < -NEAR or low > NEAR else 'open'
+
+
+def _milliseconds(size: str, ratio: float, run: Run) -> float:
+  points = run.record['points']
+  ratios_of = [point['ratio'] for point in points]
+  return 1000 * curves.curve(ratios_of, [point['seconds'][size] for point in points]).at(ratio)
 
 
 def _mean(name: str, values: Sequence[float]) -> Row:

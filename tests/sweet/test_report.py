@@ -98,6 +98,22 @@ def test_curves_are_interpolated_with_intervals_and_never_extended(experiment):
   assert table['sweet']['1.62'] is None
 
 
+def test_seconds_stand_beside_ratios_where_all_runs_have_them(tmp_path):
+  for seed in (0, 1):
+    path = write(tmp_path, seed=seed) / 'curves' / 'validation_largest_probability.json'
+    assert tables.seconds_table(groups_of(tmp_path)['sst2'], (0.25,)) == []
+    record = storage.read_record(path)
+    for point, seconds in zip(record['points'], (0.010, 0.020, 0.040), strict=True):
+      point['seconds'] = {'1': seconds + 0.002 * seed, '32': seconds / 2}
+    storage.write_record(path, record)
+  rows = tables.seconds_table(groups_of(tmp_path)['sst2'], (0.25, 0.75, 13 / 8))
+  assert [(row['method'], row['batch']) for row in rows] == [('sweet', '1'), ('sweet', '32')]
+  # Halfway between 20 and 40 ms, and 1 ms for the second seed's 2.
+  assert rows[0]['0.75'] == pytest.approx(31)
+  assert rows[1]['0.25'] == pytest.approx(5)
+  assert rows[0]['1.62'] is None
+
+
 def test_claims_are_paired_over_seeds(experiment):
   rows = {row['claim']: row for row in tables.claims(groups_of(experiment)['sst2'])}
   above = rows['multi_model above early_exit at classifier 1']
