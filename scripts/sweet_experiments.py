@@ -47,7 +47,6 @@ from calm.training.guards import NonFiniteError
 from sweet import (
   checkpoint,
   data,
-  evaluate,
   objectives,
   predictor,
   report,
@@ -277,7 +276,7 @@ class Experiments:
       measure=stopping.Confidence(measure),
       temperatures=temperature.of_run(workdir),
     )
-    return evaluate.measure_curve(
+    return speed_accuracy.measure_curve(
       task=rows.task,
       split='validation',
       predictor=asked,

@@ -43,7 +43,7 @@ PROGRAM = commands.Program(
     ),
     Command(
       'curve',
-      'sweet.evaluate:measure_curve',
+      'sweet.speed_accuracy:measure_curve',
       'score every classifier alone, and the whole at every threshold against what that costs',
       f'Predicts a split once and writes a record into the workdir. {GOES_ON}',
       (Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'validation'", 'NAME'),),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calm import storage
-from sweet import curves, evaluate, search, train
+from sweet import curves, search, speed_accuracy, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Run:
   seed: int
   learning_rate: float
   setting: Setting
-  record: Mapping[str, Any]  # of `sweet.evaluate.measure_curve`
+  record: Mapping[str, Any]  # of `sweet.speed_accuracy.measure_curve`
 
   @property
   def scores(self) -> tuple[float, ...]:
@@ -94,7 +94,7 @@ def read(folders: str | Sequence[str], split: str = 'validation') -> Found:
       places |= dict.fromkeys(path.parent for path in sorted(Path(place).rglob(train.RECORD)))
   runs, without = [], []
   for folder in places:
-    paths = sorted((folder / evaluate.FOLDER).glob(f'{split}_*.json'))
+    paths = sorted((folder / speed_accuracy.FOLDER).glob(f'{split}_*.json'))
     runs += [_run(folder, path, split) for path in paths]
     if not paths:
       without.append(folder)

@@ -19,7 +19,7 @@ from calm.tasks.classification import Form
 from calm.training import checkpoints
 from calm.training.guards import NonFiniteError
 from sweet import checkpoint as begin
-from sweet import evaluate, temperature, train
+from sweet import speed_accuracy, temperature, train
 from sweet.data import Rows, train_batches
 from sweet.objectives import Classifiers
 from sweet.predictor import ExitsPredictor
@@ -88,7 +88,7 @@ def search(
     measure: by which examples stop, as `ExitsPredictor` takes it.
     split: whose curve counts. The paper's is the validation split, which its tables are of, too;
       another one keeps the choice apart from what is reported.
-    metric, thresholds: of the curve, as `sweet.evaluate.measure_curve` takes them.
+    metric, thresholds: of the curve, as `sweet.speed_accuracy.measure_curve` takes them.
     learning_rates: the grid.
     seed: of all its runs.
     keep_checkpoints: whether those of finished runs stay.
@@ -98,7 +98,7 @@ def search(
 
   Raises:
     ValueError: there are no rates, or one occurs twice; no rate gave finite losses.
-    Exception: as `sweet.train.train` and `sweet.evaluate.measure_curve`.
+    Exception: as `sweet.train.train` and `sweet.speed_accuracy.measure_curve`.
   """
   if not learning_rates or len(set(learning_rates)) < len(learning_rates):
     raise ValueError(
@@ -137,7 +137,7 @@ def search(
       measure=measure,
       temperatures=temperature.of_run(str(folder)),
     )
-    return evaluate.measure_curve(
+    return speed_accuracy.measure_curve(
       task=rows.task,
       split=split,
       predictor=asked,

@@ -52,7 +52,7 @@ def read(task: seqio.Task, split: str) -> Iterator[Example]:
   Raises:
     ValueError: as `evaluation_examples`, but for an empty split, which yields nothing.
   """
-  if isinstance(task.source, LabelledSource):
+  if isinstance(getattr(task, 'source', None), LabelledSource):
     text.check_split(task, split)
     for index, (where, texts, label, raw) in enumerate(task.source.labelled(split)):
       yield Example(index, where, texts, task.source.labels.written(label), raw)

@@ -49,7 +49,7 @@ def trained(monkeypatch, config):
     return {'area': area, 'metric': 'accuracy', 'exits': [1, 2, 4], 'classifiers': alone}
 
   monkeypatch.setattr(search.train, 'train', train)
-  monkeypatch.setattr(search.evaluate, 'measure_curve', curve)
+  monkeypatch.setattr(search.speed_accuracy, 'measure_curve', curve)
   monkeypatch.setattr(search, 'ExitsPredictor', lambda *args, **kwargs: None)
   monkeypatch.setattr(search.temperature, 'of_run', lambda workdir: None)
   params = EarlyExitClassifier(config).init_params(jax.random.key(0))

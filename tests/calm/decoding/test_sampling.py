@@ -249,13 +249,13 @@ def test_numbers_say_how_to_choose(numbers, expected):
   ('numbers', 'complaint'),
   [
     ({'temperature': 'abc'}, "TEMPERATURE is 'abc', and must be a number, 0 or more"),
-    ({'temperature': -1}, 'temperature must be 0 or more, not -1'),
-    ({'temperature': float('nan')}, 'temperature must be 0 or more, not nan'),
+    ({'temperature': -1}, 'temperature must be a number of at least 0, not -1'),
+    ({'temperature': float('nan')}, 'temperature must be a number of at least 0, not nan'),
     ({'top_k': 2.5}, r'TOP_K is 2\.5, and must be a whole number'),
     ({'top_k': True}, 'TOP_K is True'),
-    ({'top_k': 0}, 'top_k must be at least 1'),
-    ({'top_p': 1.5}, r'top_p must be in \(0, 1\], not 1\.5'),
-    ({'num_samples': 0}, 'num_samples must be at least 1'),
+    ({'top_k': 0}, 'top_k must be a whole number of at least 1'),
+    ({'top_p': 1.5}, r'top_p must be a number in \(0, 1\]'),
+    ({'num_samples': 0}, 'num_samples must be a whole number of at least 1'),
     ({'temperature': 0, 'top_k': 5, 'num_samples': 2}, 'TOP_K, NUM_SAMPLES would have no effect'),
   ],
 )
