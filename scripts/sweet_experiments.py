@@ -51,6 +51,7 @@ from sweet import (
   predictor,
   report,
   search,
+  speed_accuracy,
   temperature,
   train,
 )

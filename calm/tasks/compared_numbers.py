@@ -6,10 +6,11 @@ twelve' and 'seven hundred and forty' by none: some examples are easy, others ha
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import seqio
 
+from calm import settings
 from calm.tasks import labelled
 from calm.tasks import metrics as metric_functions
 from calm.tasks.classification import Classification
@@ -20,11 +21,11 @@ LABELS = Classification(('first', 'second'), ('less', 'greater'))
 
 def task(
   *,
-  num_train: int = 8000,
-  num_validation: int = 1000,
-  num_test: int = 1000,
-  max_digits: int = 6,
-  seed: int = 0,
+  num_train: settings.Count = 8000,
+  num_validation: settings.Count = 1000,
+  num_test: settings.Count = 1000,
+  max_digits: Annotated[int, settings.Range(2, 12)] = 6,
+  seed: settings.Seed = 0,
   metrics: Callable | Sequence[Callable] = (metric_functions.accuracy,),
   name: str = 'compared_numbers',
 ) -> seqio.Task:
