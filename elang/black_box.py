@@ -1,4 +1,4 @@
-"""Models as a router asks them: they answer a batch of texts, and the earlier ones say how sure.
+"""Functions, predictors and decoders as models of a router.
 
 A model is a black box with a name and, where its content cannot be read, a version that its user
 gives: both stand in certificates, so that another model needs another one.
@@ -6,9 +6,8 @@ gives: both stand in certificates, so that another model needs another one.
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -17,79 +16,10 @@ from calm.decoding.text_predictor import TextPredictor
 from calm.evaluation.predictor import Identity, Predictor, Row
 from calm.exits import buckets
 from calm.tasks.examples import Example
+from elang.model import Asked, Model, Price, Priced, answered, as_scores, check_version, paid
 
-# What an answer costs: a number, or a function of the example and the row that answers it.
-Price = float | Callable[[Example, Row], float]
 # Of rows: how sure is each? A name of what rows have, or a function of a row.
 RowScore = str | Callable[[Row], float | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-  """What a model says of a batch before it is known which rows it is to answer."""
-
-  scores: np.ndarray  # float64[B], higher for surer; -inf where there is no number
-  answer: Callable[[Sequence[int]], list[Row]]  # The rows of some of the batch, by their places.
-  rows: Sequence[Row] | None = None  # All of them, where the score comes with the answer.
-
-  def row(self, place: int) -> Row:
-    """What is known already of an answer; {} if nothing is."""
-    return {} if self.rows is None else self.rows[place]
-
-
-class Model(Protocol):
-  """What answers texts, and knows what that costs."""
-
-  @property
-  def name(self) -> str:
-    """What it is called in rows and certificates."""
-
-  @property
-  def identity(self) -> Identity:
-    """What its answers and scores depend on; `code` is the fingerprint of the project's own."""
-
-  @property
-  def prices(self) -> Mapping[str, Price]:
-    """What an answer costs, by name."""
-
-  def check(self, examples: Sequence[Example]) -> None:
-    """Raises a ValueError that names the first example that it cannot read."""
-
-  def answer(self, examples: Sequence[Example]) -> list[Row]:
-    """A row with `prediction` for each example, in order."""
-
-  def ask(self, examples: Sequence[Example]) -> Asked:
-    """How sure it is of each. Raises a ValueError if it does not say."""
-
-  def costs(self, example: Example, row: Row) -> dict[str, float]:
-    """What it cost to answer with a row, by name."""
-
-  def costs_of_asking(self, example: Example, row: Row) -> dict[str, float]:
-    """What it cost to say how sure it is, where another model answers.
-
-    `row` is what it would answer, or {} where that is not known.
-    """
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Priced:
-  """A named model's prices."""
-
-  name: str
-  version: str = ''
-  prices: Mapping[str, Price] = dataclasses.field(default_factory=dict)
-
-  def __post_init__(self) -> None:
-    if not re.fullmatch(r'[\w.+-]+', self.name):
-      raise ValueError(f'A model is named {self.name!r}: letters, digits and . _ + - are allowed.')
-
-  def costs(self, example: Example, row: Row) -> dict[str, float]:
-    """The prices of an answer."""
-    return {name: _paid(price, example, row) for name, price in self.prices.items()}
-
-  def costs_of_asking(self, example: Example, row: Row) -> dict[str, float]:
-    """Those of an answer: the score comes with it."""
-    return self.costs(example, row)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,6 +155,17 @@ class ScoredFirst(Priced):
     version = {'version': self.version} if self.version else {}
     return {**self.model.identity, 'score': fingerprints.identity(self.score), **version}
 
+  @property
+  def priced(self) -> tuple[str, ...]:
+    """The names of the model's prices, its own, and those of asking."""
+    return tuple(dict.fromkeys((*self.model.priced, *self.prices, *self.prices_of_asking)))
+
+  @property
+  def pricing(self) -> Identity:
+    """All of them."""
+    own = {'prices': self.prices, 'prices_of_asking': self.prices_of_asking}
+    return {'model': self.model.pricing, **fingerprints.identity(own)}
+
   def check(self, examples: Sequence[Example]) -> None:
     """The model's check."""
     self.model.check(examples)
@@ -248,7 +189,7 @@ class ScoredFirst(Priced):
     return self._asked(example)
 
   def _asked(self, example: Example) -> dict[str, float]:
-    return {name: _paid(price, example, {}) for name, price in self.prices_of_asking.items()}
+    return {name: paid(price, example, {}) for name, price in self.prices_of_asking.items()}
 
 
 def mean_log_prob(row: Row) -> float:
@@ -261,17 +202,6 @@ def mean_log_prob(row: Row) -> float:
 def negative_perplexity(row: Row) -> float:
   """Minus the perplexity of the tokens that a decoder generated; it orders as `mean_log_prob`."""
   return -math.exp(min(700.0, -mean_log_prob(row)))
-
-
-def as_scores(scores: Sequence[float | None]) -> np.ndarray:
-  """Scores float64[n]; what is None or not finite is -inf, so that no threshold keeps it."""
-  found = np.array([math.nan if one is None else float(one) for one in scores], np.float64)
-  return np.where(np.isfinite(found), found, -np.inf)
-
-
-def answered(scores: Sequence[float | None], rows: Sequence[Row]) -> Asked:
-  """What a model says that has answered all already."""
-  return Asked(as_scores(scores), lambda places: [rows[i] for i in places], rows)
 
 
 def _text(example: Example) -> Any:
@@ -290,10 +220,6 @@ def _fitted(predictor: Predictor, count: int) -> Predictor:
     return predictor
   size = min(predictor.batch_size, buckets.next_size(count))
   return dataclasses.replace(predictor, batch_size=size)
-
-
-def _paid(price: Price, example: Example, row: Row) -> float:
-  return float(price(example, row)) if callable(price) else float(price)
 
 
 def _sum(*costs: Mapping[str, float]) -> dict[str, float]:
@@ -318,9 +244,3 @@ def _check_rows(name: str, rows: Sequence[Row], examples: Sequence[Example]) -> 
     if not isinstance(row.get('prediction'), str):
       kind = type(row.get('prediction')).__name__
       raise ValueError(f'{name} answers {example.where} with {kind}: predictions are texts.')
-
-
-def check_version(model: Priced) -> None:
-  """Raises a ValueError for a black box without a version."""
-  if not isinstance(model.version, str) or not model.version.strip():
-    raise ValueError(f'{model.name} needs a version, as in version="2": it stands for its content.')

@@ -20,8 +20,8 @@ from calm import storage
 from calm.evaluation.predictor import Identity, Row
 from calm.tasks.examples import Example
 from calm.tasks.templates import FieldError, Template
-from elang import black_box
-from elang.black_box import Asked
+from elang.black_box import mean_log_prob
+from elang.model import Asked, Priced, answered, check_version
 
 LARGEST_REPLY = 16 << 20  # bytes
 
@@ -31,7 +31,7 @@ class EndpointError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Endpoint(black_box.Priced):
+class Endpoint(Priced):
   """A served model: one request per text, several at a time.
 
   Its score is the mean log-probability of the answer's tokens, if the endpoint gives those
@@ -52,7 +52,7 @@ class Endpoint(black_box.Priced):
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    black_box.check_version(self)
+    check_version(self)
     parts = urllib.parse.urlsplit(self.address)
     if parts.scheme not in ('http', 'https') or not parts.hostname or parts.query:
       raise ValueError(
@@ -89,7 +89,7 @@ class Endpoint(black_box.Priced):
       EndpointError: as `answer`, or there are no log-probabilities.
     """
     rows = self._rows(examples, scored=True)
-    return black_box.answered([black_box.mean_log_prob(row) for row in rows], rows)
+    return answered([mean_log_prob(row) for row in rows], rows)
 
   def _rows(self, examples: Sequence[Example], scored: bool) -> list[Row]:
     key = self._key()

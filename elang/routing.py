@@ -18,10 +18,10 @@ from calm import fingerprints
 from calm.evaluation.predictor import Identity, Row
 from calm.exits import stopping
 from calm.tasks.examples import Example
-from elang.black_box import Model
+from elang.model import Model
 
 # Whose code decides which model answers.
-CODE = ('elang.black_box', 'elang.routing', 'calm.exits.stopping')
+CODE = ('elang.black_box', 'elang.endpoint', 'elang.model', 'elang.routing', 'calm.exits.stopping')
 ENDS = (-math.inf, math.inf)
 
 
@@ -92,7 +92,7 @@ class Router:
   @property
   def identity(self) -> Identity:
     """Models, path, prices and threshold, by content; a model's is its version where it has one."""
-    prices = {model.name: fingerprints.identity(_prices(model)) for model in self.models}
+    prices = {model.name: model.pricing for model in self.models}
     if self.recorded:
       return {**self.family, 'prices': prices, 'recorded': True}
     threshold = fingerprints.identity(self.threshold)
@@ -252,8 +252,8 @@ class Router:
   @property
   def priced(self) -> tuple[str, ...]:
     """The costs that all models have a price for: of others there is no total."""
-    names = [_prices(model) for model in self.models]
-    return tuple(name for name in names[-1] if all(name in one for one in names))
+    names = self.models[-1].priced
+    return tuple(name for name in names if all(name in model.priced for model in self.models))
 
 
 class _Trail:
@@ -282,13 +282,6 @@ def recorded_scores(models: Sequence[Sequence[Row]], count: int) -> np.ndarray:
   found = [[one['score'] for one in said[:-1]] for said in models]
   flat = [-math.inf if score is None else score for score in itertools.chain(*found)]
   return np.array(flat, np.float64).reshape(len(models), count - 1).T
-
-
-def _prices(model: Model) -> Mapping[str, Any]:
-  """All prices of a model, those of asking it among them."""
-  inner = getattr(model, 'model', None)
-  own = {} if inner is None else dict(_prices(inner))
-  return {**own, **model.prices, **getattr(model, 'prices_of_asking', {})}
 
 
 def _number(value: float | None) -> float | None:
