@@ -1,9 +1,10 @@
-"""Decoder FLOPs of generated tokens, counted from the sizes of a model.
+"""FLOPs of a T5, counted from its sizes: of generated tokens, and of the source they answer.
 
 A multiplication and an addition make two. Products with weights, keys and values are counted, which
-is nearly all there is: norms, softmax and activations are left out, as is what is computed once per
-sequence whatever the rule (the encoder, cross-attention keys and values). Counted is what a row
-needs on its own; a batch may compute more for it, while other rows are undecided.
+is nearly all there is: norms, softmax and activations are left out. `DecoderCost` leaves out, too,
+what is computed once per sequence whatever the rule (the encoder, cross-attention keys and values):
+that is `SourceCost`. Counted is what a row needs on its own; a batch may compute more for it, while
+other rows are undecided.
 """
 
 import dataclasses
@@ -85,6 +86,28 @@ class DecoderCost:
     measure = getattr(rule, 'measure', None)
     names = () if measure is None else confidence.needs(measure)
     return self.config.emb_dim * (2 * ('exit_score' in names) + 3 * 2 * ('previous' in names))
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceCost:
+  """FLOPs of what is computed once for a source of S tokens; S is a number or an array."""
+
+  config: Any  # a calm.models.t5.T5Config
+
+  def encoder(self, source_length, attention_products: bool = True):
+    """All encoder layers, with or without the products that grow with the square of S."""
+    cfg = self.config
+    joined = cfg.num_heads * cfg.head_dim
+    projections = 4 * 2 * source_length * cfg.emb_dim * joined
+    branches = len(cfg.mlp_activations)
+    feed_forward = 2 * (branches + 1) * source_length * cfg.emb_dim * cfg.mlp_dim
+    products = 2 * 2 * source_length**2 * joined if attention_products else 0
+    return cfg.num_encoder_layers * (projections + feed_forward + products)
+
+  def cross_keys_values(self, source_length):
+    """Keys and values of the source for all decoder layers."""
+    keys_values = DecoderCost(self.config).keys_values
+    return self.config.num_decoder_layers * source_length * keys_values
 
 
 def num_filled(exit_layers: Sequence[int] | np.ndarray) -> int:

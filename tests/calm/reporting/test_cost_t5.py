@@ -11,7 +11,7 @@ from calm.decoding import cache as caches
 from calm.decoding import step as steps
 from calm.exits import confidence, rules
 from calm.models import t5
-from calm.reporting.cost_t5 import DecoderCost, num_filled
+from calm.reporting.cost_t5 import DecoderCost, SourceCost, num_filled
 
 # D = 2, N H = 3, F = 5: keys and values 2 * 2 * 2 * 3 = 24; queries and outputs of both attentions
 # 4 * 2 * 2 * 3 = 48, over k keys 4 * 3 * k, feed-forward 3 * 2 * 2 * 5 = 60; head 2 * 2 * 7 = 28.
@@ -73,6 +73,33 @@ def test_the_parts_cost_what_xla_counts(kind):
 
   assert cost.keys_values == pytest.approx(xla_flops(filled, params, hidden), rel=0.05)
   assert cost.head(512) == pytest.approx(xla_flops(words, params, hidden), rel=0.05)
+
+
+@pytest.mark.parametrize('length', [16, 48, 128])
+@pytest.mark.parametrize('kind', sorted(KINDS))
+def test_a_source_costs_what_xla_counts(kind, length):
+  sizes = {'emb_dim': 512, 'num_heads': 8, 'head_dim': 64, 'mlp_dim': 2048}
+  model = t5.T5(dataclasses.replace(KINDS[kind], **sizes))
+  params = jax.eval_shape(model.init_params, jax.random.key(0))
+
+  def flops(method, *shape):
+    kind = jnp.int32 if method == 'encode' else jnp.float32
+    given = jax.ShapeDtypeStruct(shape, kind)
+    run = jax.jit(lambda params, x: model.apply({'params': params}, x, method=method))
+    return run.lower(params, given).cost_analysis()['flops']
+
+  cost = SourceCost(model.config)
+  assert cost.encoder(length) == pytest.approx(flops('encode', 1, length), rel=0.05)
+  keys_values = flops('cross_keys_values', 1, length, 512)
+  assert cost.cross_keys_values(length) == pytest.approx(keys_values, rel=0.05)
+
+
+def test_a_source_pays_for_its_length_and_its_square():
+  # TINY has one encoder layer: of 4 tokens 4 * 2 * 4 * 6 + 3 * 2 * 4 * 10 and 4 * 16 * 3.
+  cost = SourceCost(TINY)
+  assert cost.encoder(4, attention_products=False) == 192 + 240
+  assert cost.encoder(4) == 192 + 240 + 192
+  assert cost.cross_keys_values(4) == 3 * 4 * 24
 
 
 def test_tokens_pay_for_their_layers_keys_and_head():
