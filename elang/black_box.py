@@ -78,7 +78,12 @@ class BlackBox(Priced):
 
   def _run(self, examples: Sequence[Example]) -> tuple[list[Row], list[Any] | None]:
     given = [_text(example) for example in examples]
-    result = self.function(given)
+    try:
+      result = self.function(given)
+    except Exception as error:  # Whatever is in the box.
+      where = f'{examples[0].where} to {examples[-1].where}'
+      said = f'{type(error).__name__}: {error}'
+      raise ValueError(f'{self.name} failed on {where}, with {said}') from error
     paired = isinstance(result, tuple) and len(result) == 2 and not isinstance(result[0], str)
     predictions, scores = result if paired else (result, None)
     rows = [{'prediction': prediction} for prediction in _listed(self.name, predictions, given)]

@@ -72,12 +72,13 @@ class Priced:
   """A named model's prices."""
 
   name: str
-  version: str = ''
+  version: str | int | float = ''
   prices: Mapping[str, Price] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self) -> None:
     if not re.fullmatch(r'[\w.+-]+', self.name):
       raise ValueError(f'A model is named {self.name!r}: letters, digits and . _ + - are allowed.')
+    object.__setattr__(self, 'version', str(self.version))  # A command line gives numbers, too.
 
   @property
   def priced(self) -> tuple[str, ...]:
@@ -116,5 +117,5 @@ def paid(price: Price, example: Example, row: Row) -> float:
 
 def check_version(model: Priced) -> None:
   """Raises a ValueError for a black box without a version."""
-  if not isinstance(model.version, str) or not model.version.strip():
+  if not str(model.version).strip():
     raise ValueError(f'{model.name} needs a version, as in version="2": it stands for its content.')

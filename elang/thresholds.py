@@ -7,7 +7,7 @@ All of it is decided from one evaluation of each model on one split (`calm.evalu
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import seqio
@@ -152,7 +152,7 @@ def by_quality(
   grid: Sequence[float] | None = None,
   epsilon: float = 0.05,
   dissimilarity: consistency.Dissimilarity = consistency.exact_match,
-  objective: str = 'risk',
+  objective: Literal['textual', 'risk'] = 'risk',
   p_value: testing.PValue = bounds.hoeffding_bentkus,
   procedure: testing.Procedure = testing.fixed_sequence,
   limit: int | None = None,

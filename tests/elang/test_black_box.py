@@ -79,6 +79,11 @@ def test_what_a_function_gives_is_looked_at(says, message, examples):
     box(says).ask([example for example in examples if example.texts])
 
 
+def test_a_function_that_fails_is_named_with_the_inputs(examples):
+  with pytest.raises(ValueError, match=r'mine failed on in.txt:1 to in.txt:4, with KeyError: 7'):
+    box(lambda texts: {}[7], batch_size=4).answer(examples)
+
+
 def test_a_pair_of_predictions_is_no_pair_of_predictions_and_scores(examples):
   rows = box(lambda texts: tuple(texts)).answer(examples[:2])
   assert [row['prediction'] for row in rows] == ['seven', 'a']

@@ -47,6 +47,7 @@ def server():
 
   served = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
   served.paths, served.keys, served.requests = [], [], []
+  served.handle_error = lambda *args: None  # Who waited has gone.
   thread = threading.Thread(target=served.serve_forever, kwargs={'poll_interval': 0.01})
   thread.start()
   yield served

@@ -1,0 +1,69 @@
+"""The `elang` command: `elang thresholds | evaluate | calibrate | predict`.
+
+This table and the gin files are the only places where all rooms meet.
+"""
+
+import sys
+
+from calm import commands
+from calm.commands import Command, Option
+
+GOES_ON = 'Interrupted, the same command goes on where it stopped.'
+CERTIFICATE = Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used')
+THRESHOLD = Option(
+  '--threshold', 'THRESHOLD', 'score from which on the first model answers', 'NUMBER', literal=True
+)
+
+PROGRAM = commands.Program(
+  'elang',
+  'A router over models: the cheapest that is sure of an input answers it.',
+  (
+    Command(
+      'thresholds',
+      'elang.evaluate:suggest_thresholds',
+      'show what thresholds give and cost on a split, and which are worth a look',
+      f'Runs each model once on the split and writes a record into the workdir. {GOES_ON}',
+      (Option('--split', 'THRESHOLDS_SPLIT', "split of the task, as in 'validation'", 'NAME'),),
+    ),
+    Command(
+      'evaluate',
+      'calm.evaluation.evaluate:evaluate',
+      "answer a split of the task and print the task's metrics",
+      GOES_ON,
+      (
+        Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'test'", 'NAME'),
+        THRESHOLD,
+        CERTIFICATE,
+      ),
+    ),
+    Command(
+      'calibrate',
+      'elang.thresholds:by_quality',
+      'find the lowest threshold that keeps the router near its last model, and certify it',
+      'Runs each model once on the split, looks up what the router says at one threshold after the '
+      f'other, and writes a certificate for each tolerance (DELTAS). {GOES_ON}',
+      (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+    ),
+    Command(
+      'predict',
+      'calm.evaluation.predict:predict',
+      'answer lines, JSON Lines or a split of the task to JSON Lines',
+      'Interrupted, the same command with the same --output goes on where it stopped.',
+      (
+        Option('--input', 'PREDICT_INPUT', "file of lines or records; '-' is standard input"),
+        Option('--output', 'PREDICT_OUTPUT', "file of JSON Lines to write; '-' is standard output"),
+        THRESHOLD,
+        CERTIFICATE,
+      ),
+    ),
+  ),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Entry point of the `elang` command; returns the exit code."""
+  return commands.main(PROGRAM, argv)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
