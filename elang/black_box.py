@@ -197,6 +197,38 @@ class ScoredFirst(Priced):
     return {name: paid(price, example, {}) for name, price in self.prices_of_asking.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenScore:
+  """How sure a decoder was of its tokens: their mean, or a quantile; -inf where there is none.
+
+  Of a `TextPredictor` with `token_scores`: 'negative_energies' (Eq. 8 on the decoder instead of a
+  head) or 'token_log_probs'. A low quantile looks at the worst tokens.
+
+  Raises:
+    ValueError: the quantile is not in [0, 1].
+  """
+
+  field: str = 'negative_energies'
+  quantile: float | None = None
+
+  def __post_init__(self) -> None:
+    if self.quantile is not None and not 0 <= self.quantile <= 1:
+      raise ValueError(f'quantile must lie in [0, 1], not at {self.quantile}.')
+
+  def __call__(self, row: Row) -> float:
+    """The score of a row.
+
+    Raises:
+      ValueError: it does not say.
+    """
+    if self.field not in row:
+      raise ValueError(f'Rows have no {self.field}: give the TextPredictor token_scores = True.')
+    values = [-math.inf if value is None else value for value in row[self.field]]
+    if not values or -math.inf in values:
+      return -math.inf
+    return float(np.mean(values) if self.quantile is None else np.quantile(values, self.quantile))
+
+
 def mean_log_prob(row: Row) -> float:
   """The mean log-probability of the tokens that a decoder generated; -inf where there is none."""
   if row['log_prob'] is None or not row['units']:

@@ -217,4 +217,6 @@ def _with_prompts(generated, given, first_column):
     exit_layer=joined(nothing, generated.exit_layer),
     confidence=joined(nothing, generated.confidence),
     num_logits=joined(nothing, generated.num_logits),
+    token_log_prob=joined(nothing, generated.token_log_prob),
+    negative_energy=joined(nothing, generated.negative_energy),
   )

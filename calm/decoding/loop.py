@@ -19,7 +19,7 @@ from calm.decoding.step import StepFn, StepResult
 class Decoded:
   """What was generated. A row's own prompt comes first in `tokens`, EOS stays, 0 follows.
 
-  Given tokens have exit layer, confidence and number of logits 0 and count for nothing in the
+  Given tokens have 0 in all that is said of each token, and count for nothing in the
   log-probabilities; so has what follows EOS. A row without any input token is padding and stays
   empty.
   """
@@ -28,6 +28,8 @@ class Decoded:
   exit_layer: jax.Array  # int32[B, T], layers run for each token, from 1
   confidence: jax.Array  # float32[B, T] where it stopped; 1 if nothing measures, 0 if not asked
   num_logits: jax.Array  # int32[B, T], computed for each token, at all layers together
+  token_log_prob: jax.Array  # float32[B, T], nats, of which `log_prob` is the sum
+  negative_energy: jax.Array  # float32[B, T], log sum exp of the logits it was chosen by
   log_prob: jax.Array  # float32[B], nats, the model's own (softmax at temperature 1)
   sampling_log_prob: jax.Array  # float32[B], nats, under the distribution drawn from
 
@@ -108,6 +110,8 @@ def _nothing(batch_size: int, length: int) -> Decoded:
     exit_layer=jnp.zeros((batch_size, length), jnp.int32),
     confidence=jnp.zeros((batch_size, length), jnp.float32),
     num_logits=jnp.zeros((batch_size, length), jnp.int32),
+    token_log_prob=jnp.zeros((batch_size, length), jnp.float32),
+    negative_energy=jnp.zeros((batch_size, length), jnp.float32),
     log_prob=jnp.zeros(batch_size, jnp.float32),
     sampling_log_prob=jnp.zeros(batch_size, jnp.float32),
   )
@@ -131,6 +135,8 @@ def _record(
     exit_layer=column(decoded.exit_layer, result.exit_layer),
     confidence=column(decoded.confidence, result.confidence),
     num_logits=column(decoded.num_logits, result.num_logits),
+    token_log_prob=column(decoded.token_log_prob, choice.log_prob),
+    negative_energy=column(decoded.negative_energy, jax.nn.logsumexp(result.logits, axis=-1)),
     log_prob=decoded.log_prob + jnp.where(done, 0, choice.log_prob),
     sampling_log_prob=decoded.sampling_log_prob + jnp.where(done, 0, choice.sampling_log_prob),
   )

@@ -47,6 +47,7 @@ class TextPredictor:
   seed: settings.Seed = 0  # Of draws; an input's depend on it and the input's index.
   exits: Family | None = None  # What `at` gives; the generator's own rule need not be one of them.
   per_token: bool = False  # Say of each token, too, where it stopped and how many logits it took.
+  token_scores: bool = False  # Say of each token how likely it was, and minus its free energy.
 
   unit = 'token'
   takes_prefix = True
@@ -100,9 +101,10 @@ class TextPredictor:
   def results(self) -> tuple[str, ...]:
     """All names that a row may have."""
     per_token = ('input_tokens', 'tokens', 'exit_layers', 'num_logits') if self.per_token else ()
+    scores = ('token_log_probs', 'negative_energies') if self.token_scores else ()
     drawn = ('sampling_log_prob',) if self.generator.draws else ()
     several = ('samples',) if self.generator.sampling.num_samples > 1 else ()
-    return ('prediction', 'units', 'costs', 'log_prob', *drawn, *per_token, *several)
+    return ('prediction', 'units', 'costs', 'log_prob', *drawn, *per_token, *scores, *several)
 
   @property
   def identity(self) -> Mapping[str, Any]:
@@ -246,6 +248,12 @@ class TextPredictor:
       result['tokens'] = decoded.tokens[row, given:end].tolist()
       result['exit_layers'] = exit_layer[:num_tokens].tolist()
       result['num_logits'] = num_logits[:num_tokens].tolist()
+    if self.token_scores:
+      for name, values in (
+        ('token_log_probs', decoded.token_log_prob),
+        ('negative_energies', decoded.negative_energy),
+      ):
+        result[name] = [_number(value) for value in values[row, given:end]]
     if self.generator.draws:
       result['sampling_log_prob'] = _number(decoded.sampling_log_prob[row])
     return result

@@ -13,7 +13,7 @@ from calm.evaluation.predictor import FunctionPredictor
 from calm.exits import rules
 from calm.tasks.examples import Example
 from elang import black_box
-from elang.black_box import BlackBox, PredictorModel, ScoredFirst
+from elang.black_box import BlackBox, PredictorModel, ScoredFirst, TokenScore
 from elang.routing import Router
 
 
@@ -52,7 +52,7 @@ class Echo:
     ones = np.stack([there, there], 1)
     log_prob = -2.0 / np.maximum(1, (tokens > 0).sum(-1))
     words = there[:, None] * np.array([[ord('a') + 3, 1]], np.int32)
-    return loop.Decoded(words, ones, ones, ones, log_prob, log_prob)
+    return loop.Decoded(words, ones, ones, ones, ones, ones, log_prob, log_prob)
 
 
 def test_one_text_is_given_as_it_is_and_several_by_name():
@@ -135,6 +135,19 @@ def test_a_decoder_is_routed_by_its_tokens_in_batches_that_fit(examples):
   assert [row.get('model') for row in rows].count('super') == 3
   # Nine inputs, 8 at once, and three that are passed on.
   assert [shape[0] for shape in generator.shapes] == [8, 1, 3]
+
+
+def test_tokens_are_scored_by_their_mean_or_a_quantile():
+  row = {'negative_energies': [3.0, 1.0, 2.0, 6.0], 'token_log_probs': [-1.0, None]}
+  assert TokenScore()(row) == 3
+  assert TokenScore(quantile=0.0)(row) == 1
+  assert TokenScore(quantile=0.5)(row) == 2.5
+  assert TokenScore('token_log_probs')(row) == -math.inf
+  assert TokenScore()({'negative_energies': []}) == -math.inf
+  with pytest.raises(ValueError, match='token_scores = True'):
+    TokenScore()({})
+  with pytest.raises(ValueError, match='quantile'):
+    TokenScore(quantile=2)
 
 
 def test_sequences_without_tokens_are_the_least_sure():

@@ -79,6 +79,9 @@ def test_log_prob_sums_the_chosen_tokens_and_eos_but_nothing_after():
   # Each token has logit 2 among 0s: its probability is e^2 / (e^2 + 6).
   each = 2 - np.log(np.exp(2) + VOCAB - 1)
   np.testing.assert_allclose(out.log_prob, [2 * each, 3 * each, each], rtol=1e-6)
+  written = np.arange(out.tokens.shape[1]) < np.array([[2], [3], [1]])
+  np.testing.assert_allclose(out.token_log_prob, written * each, rtol=1e-6)
+  np.testing.assert_allclose(out.negative_energy, written * (2 - each), rtol=1e-6)
   np.testing.assert_array_equal(out.sampling_log_prob, [0, 0, 0])
 
 

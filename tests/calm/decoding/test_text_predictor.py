@@ -89,6 +89,17 @@ def test_predictions_vary_and_batches_do_not_change_them(predictor):
   ]
 
 
+def test_token_by_token_it_is_said_how_likely_they_were_and_how_large_their_logits(predictor):
+  scored = dataclasses.replace(predictor, token_scores=True)
+  rows = predict(scored)
+  assert set(rows[0]) == set(scored.results)
+  for row, plain in zip(rows, predict(predictor), strict=True):
+    likely, energies = row.pop('token_log_probs'), row.pop('negative_energies')
+    assert row == plain
+    assert len(likely) == len(energies) == row['units']
+    assert sum(likely) == pytest.approx(row['log_prob'], abs=1e-5)
+
+
 def test_at_a_threshold_is_the_familys_rule_and_none_never_exits(predictor):
   assert predictor.at(0.3).generator.rule == EXITS(0.3)
   assert predictor.at(None).generator.rule == rules.NeverExit()
