@@ -33,6 +33,7 @@ def decode(
   rule=None,
   fill='exit_state',
   classes=None,
+  encoded=None,
 ):
   """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
 
@@ -51,6 +52,7 @@ def decode(
     fill: what fills the cache of skipped layers, one of `calm.decoding.all_layers.FILLS`.
     classes: `calm.decoding.compiled.classes_of` rule and sampling, static, where this is jitted for
       more than one kind of them.
+    encoded: the encoder's states[B, S, D] of these tokens, where they are known already.
 
   Returns:
     `calm.decoding.loop.Decoded` with T = P + max_decode_steps, and B * num_samples rows, the
@@ -68,7 +70,7 @@ def decode(
   inputs = jnp.pad(given, ((0, 0), (1, 0)))
   done = ~(encoder_input_tokens > 0).any(-1) | (prompts == eos_id).any(-1)
 
-  source = steps.prepare_source(model, params, encoder_input_tokens)
+  source = steps.prepare_source(model, params, encoder_input_tokens, encoded)
   length = prompt_length + max_decode_steps
   cache = caches.empty_cache(model.config, batch_size, length)
   if prompt_length:
@@ -151,8 +153,8 @@ class Generator:
       return samplings.Greedy(num_samples=rule.num_samples)
     return rule
 
-  def __call__(self, params, encoder_input_tokens, *, prompts=None, key=None):
-    """Decodes int32 encoder_input_tokens[B, S] as `decode` does.
+  def __call__(self, params, encoder_input_tokens, *, prompts=None, key=None, encoded=None):
+    """Decodes int32 encoder_input_tokens[B, S] as `decode` does, encoded[B, S, D] or not.
 
     `key` is one random key, or keys[B] of the rows' own if a row's draws are not to depend on
     where in a batch it stands.
@@ -182,6 +184,7 @@ class Generator:
       rule=rule,
       fill=self.fill,
       classes=compiled.classes_of((rule, choose)),
+      encoded=encoded,
     )
 
 

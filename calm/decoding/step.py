@@ -160,10 +160,16 @@ class LayerStack:
     return self.model.apply({'params': self.params}, *arguments, method=method)
 
 
-def prepare_source(model: Any, params: Any, encoder_input_tokens: jax.Array) -> caches.Source:
-  """Encodes int32 tokens[B, S] and projects them for every decoder layer, once per sequence."""
+def prepare_source(
+  model: Any, params: Any, encoder_input_tokens: jax.Array, encoded: jax.Array | None = None
+) -> caches.Source:
+  """Encodes int32 tokens[B, S] and projects them for every decoder layer, once per sequence.
+
+  Unless they are `encoded`[B, S, D] already.
+  """
   variables = {'params': params}
-  encoded = model.apply(variables, encoder_input_tokens, method='encode')
+  if encoded is None:
+    encoded = model.apply(variables, encoder_input_tokens, method='encode')
   cross = model.apply(variables, encoded, method='cross_keys_values')
   return caches.Source(cross, (encoder_input_tokens > 0)[:, None, None, :])
 

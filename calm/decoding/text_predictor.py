@@ -178,8 +178,13 @@ class TextPredictor:
       losses.look(self.vocabulary, 'prefixes', [example.prefix], [tokens], [example.where])
     return np.array(tokens, np.int32)
 
-  def __call__(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-    """The rows of at most batch_size examples, in their order."""
+  def __call__(
+    self, examples: Sequence[Example], encoded: Sequence[np.ndarray] | None = None
+  ) -> list[dict[str, Any]]:
+    """The rows of at most batch_size examples, in their order.
+
+    `encoded` are the encoder's states [n, D] of each example's n tokens, where they are known.
+    """
     inputs = [self.tokenize(example) for example in examples]
     length = padded_length(max(map(len, inputs)), self.inputs_length)
     tokens = tokenization.pad_rows(inputs, length, self.batch_size)
@@ -188,9 +193,11 @@ class TextPredictor:
     prompts = None
     if longest:
       prompts = tokenization.pad_rows(prefixes, 1 << (longest - 1).bit_length(), self.batch_size)
-    keys = self._keys(examples)
+    given = {'prompts': prompts, 'key': self._keys(examples)}
+    if encoded is not None:
+      given['encoded'] = _pad_states(encoded, length, self.batch_size)
     notices.once('decoding', 'Decoding; each new shape of a batch is compiled first.')
-    decoded = jax.device_get(self.generator(self.params, tokens, prompts=prompts, key=keys))
+    decoded = jax.device_get(self.generator(self.params, tokens, **given))
     samples = decoded.tokens.shape[0] // self.batch_size
     rows = [
       self._row(decoded, row, len(prefixes[row // samples]))
@@ -264,6 +271,14 @@ def _check_utf8(text, example):
     text.encode('utf-8')
   except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
     raise ValueError(f'{example.where}: {HALF_A_PAIR}') from None
+
+
+def _pad_states(states, length, num_rows):
+  """States [n, D] of each row as one array [num_rows, length, D], 0 where there are none."""
+  padded = np.zeros((num_rows, length, states[0].shape[-1]), states[0].dtype)
+  for row, own in zip(padded, states, strict=False):
+    row[: len(own)] = own
+  return padded
 
 
 def padded_length(longest: int, inputs_length: int) -> int:

@@ -11,7 +11,7 @@ from calm import fingerprints
 from calm.decoding import generator, sampling, text_predictor
 from calm.exits import confidence, rules
 from calm.exits.families import Family
-from calm.tasks import vocabularies
+from calm.tasks import tokenization, vocabularies
 from calm.tasks.examples import Example
 
 STEPS, BATCH_SIZE, INPUTS_LENGTH = 6, 4, 24
@@ -87,6 +87,20 @@ def test_predictions_vary_and_batches_do_not_change_them(predictor):
   assert [[row[key] for key in exact] for row in others] == [
     [row[key] for key in exact] for row in rows
   ]
+
+
+def test_what_is_encoded_already_is_decoded_alike(predictor, byte_model):
+  model, params = byte_model
+  some = EXAMPLES[:3]
+  inputs = [predictor.tokenize(example) for example in some]
+  tokens = tokenization.pad_rows(inputs, INPUTS_LENGTH, 4)
+  encoded = np.asarray(model.apply({'params': params}, tokens, method='encode'))
+  states = [row[: len(own)] for row, own in zip(encoded, inputs, strict=False)]
+  for row, other in zip(predictor(some, states), predictor(some), strict=True):
+    assert row.pop('log_prob') == pytest.approx(other.pop('log_prob'), rel=1e-5)
+    assert row == other
+  # And it is these states that are read.
+  assert predictor(some, [3 * own for own in states]) != predictor(some)
 
 
 def test_token_by_token_it_is_said_how_likely_they_were_and_how_large_their_logits(predictor):
