@@ -18,6 +18,7 @@ from calm.evaluation.predictor import Row
 from calm.reporting.cost_bert import EncoderCost
 from calm.reporting.cost_t5 import DecoderCost, SourceCost
 from calm.tasks.examples import Example
+from elang.heads import EnergyHead
 from elang.routing import Router
 
 
@@ -56,21 +57,27 @@ class TextFlops:
 
   def __call__(self, example: Example, row: Row) -> float:
     """Encoder, keys and values of the source, and decoder."""
+    return self.encoder(example, row) + self.decoder(example, row)
+
+  def encoder(self, example: Example, row: Row) -> float:
+    """The encoder alone."""
+    del row
+    return float(SourceCost(self._config).encoder(self._length(example)))
+
+  def decoder(self, example: Example, row: Row) -> float:
+    """The decoder, with keys and values of the source."""
     config, length = self._config, self._length(example)
     layers = row.get('exit_layers', [config.num_decoder_layers] * row['units'])
-    source = SourceCost(config)
-    once = source.encoder(length) + source.cross_keys_values(length)
-    return once + DecoderCost(config).sequence(
+    return SourceCost(config).cross_keys_values(length) + DecoderCost(config).sequence(
       layers, length, self.predictor.generator.rule, row.get('num_logits')
     )
 
-  def of_asking(self, head: Callable[[int], float]) -> Callable[[Example, Row], float]:
-    """The FLOPs of a score before the answer: the encoder, and a head by the source's length."""
+  def asking(self, head: EnergyHead) -> Callable[[Example, Row], float]:
+    """Encoder and head."""
     return functools.partial(self._asking, head)
 
-  def _asking(self, head: Callable[[int], float], example: Example, row: Row) -> float:
-    length = self._length(example)
-    return float(SourceCost(self._config).encoder(length) + head(length))
+  def _asking(self, head: EnergyHead, example: Example, row: Row) -> float:
+    return self.encoder(example, row) + head.flops(self._length(example), self._config.emb_dim)
 
   @property
   def _config(self) -> Any:
@@ -78,6 +85,12 @@ class TextFlops:
 
   def _length(self, example: Example) -> int:
     return len(self.predictor.tokenize(example))
+
+
+def text_prices(predictor: TextPredictor, head: EnergyHead) -> dict[str, dict[str, Any]]:
+  """FLOPs as `elang.head_score.EncoderScored` takes them: `prices` and `prices_of_asking`."""
+  flops = TextFlops(predictor)
+  return {'prices': {'flops': flops.decoder}, 'prices_of_asking': {'flops': flops.asking(head)}}
 
 
 @dataclasses.dataclass(frozen=True)

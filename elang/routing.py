@@ -21,7 +21,16 @@ from calm.tasks.examples import Example
 from elang.model import Model
 
 # Whose code decides which model answers.
-CODE = ('elang.black_box', 'elang.endpoint', 'elang.model', 'elang.routing', 'calm.exits.stopping')
+CODE = (
+  'elang.black_box',
+  'elang.endpoint',
+  'elang.energy',
+  'elang.head_score',
+  'elang.heads',
+  'elang.model',
+  'elang.routing',
+  'calm.exits.stopping',
+)
 ENDS = (-math.inf, math.inf)
 
 

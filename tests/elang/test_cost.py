@@ -13,7 +13,8 @@ from calm.reporting.cost_bert import EncoderCost
 from calm.reporting.cost_t5 import DecoderCost, SourceCost
 from calm.tasks.examples import Example
 from elang.black_box import BlackBox
-from elang.cost import EncoderFlops, TextFlops, joint_flops, time_router
+from elang.cost import EncoderFlops, TextFlops, joint_flops, text_prices, time_router
+from elang.heads import EnergyHead
 from elang.recorded import Recorded
 from elang.routing import Router
 
@@ -61,8 +62,11 @@ def test_a_text_pays_for_its_source_its_tokens_and_their_layers(predictor):
   assert price(EXAMPLE, {'units': 3}) == once + decoder.sequence([2, 2, 2], 4, never)
   early = {'units': 3, 'exit_layers': [1, 2, 1], 'num_logits': [128, 128, 256]}
   assert price(EXAMPLE, early) == once + decoder.sequence([1, 2, 1], 4, never, [128, 128, 256])
-  asking = price.of_asking(lambda length: 10 * length)
-  assert asking(EXAMPLE, {}) == source.encoder(4) + 40
+  # A head of 5 words at each of 4 positions, 32 wide.
+  prices = text_prices(predictor, EnergyHead(5, 'aligned'))
+  asking, rest = (prices[name]['flops'] for name in ('prices_of_asking', 'prices'))
+  assert asking(EXAMPLE, {}) == source.encoder(4) + 2 * 4 * 32 * 5
+  assert rest(EXAMPLE, early) == price(EXAMPLE, early) - source.encoder(4)
 
 
 def test_an_encoder_pays_for_its_length_and_the_layers_it_ran():
