@@ -1,9 +1,14 @@
 """The command: a router over two functions or endpoints, from files to a certificate."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 
+from calm import commands
+from calm.arguments import split_gin_arguments
 from elang import main
 
 MODELS = '''"""Two models: one knows even numbers only, and is less sure of the others."""
@@ -95,3 +100,26 @@ def test_endpoints_are_named_on_the_command_line_alone(files, capsys):
   assert main.main(['predict', *config, *given, '--input=lines.txt', '--threshold=-0.3']) != 0
   error = capsys.readouterr().err
   assert 'swift at http://127.0.0.1:9/v1: no connection: is it running there?' in error
+
+
+def test_the_router_in_python_that_the_page_shows_runs(capsys):
+  page = (Path(__file__).parents[2] / 'docs' / 'elang.md').read_text()
+  (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  exec(compile(code, 'docs/elang.md', 'exec'), {})
+  first, second = capsys.readouterr().out.splitlines()
+  assert first == "[('good', 'small'), ('bad', 'small'), ('good', 'large')]"
+  assert second == "[('good', 'small'), ('good', 'large'), ('good', 'large')]"
+
+
+def test_the_commands_that_the_page_shows_are_understood():
+  page = (Path(__file__).parents[2] / 'docs' / 'elang.md').read_text()
+  (block,) = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+  lines = block.replace('\\\n', ' ').splitlines()
+  parser = commands.make_parser(main.PROGRAM)
+  given = [split_gin_arguments(shlex.split(line)[1:])[0] for line in lines]
+  assert [parser.parse_args(one).command for one in given] == [
+    'thresholds',
+    'calibrate',
+    'predict',
+    'predict',
+  ]
