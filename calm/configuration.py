@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,25 @@ def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True, r
     flag = flags.get(name, f'--gin.{name}')
     raise ValueError(f'{name} is not set: give {flag}=VALUE, or set it in a config.') from None
   _check([*reader.given, *_given(bindings, flags)], reader.read, roots)
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+  """What is read within leaves the configuration in use as it was, for a run loaded by another."""
+  from gin import config
+
+  stores: Any = (config._CONFIG, config._SINGLETONS, config._OPERATIVE_CONFIG, config._IMPORTS)
+  kept, locked, everything = [store.copy() for store in stores], config.config_is_locked(), [*_all]
+  readers, prefixes = [*config._FILE_READERS], [*config._LOCATION_PREFIXES]
+  try:
+    yield
+  finally:
+    for store, content in zip(stores, kept, strict=True):
+      store.clear()
+      store.update(content)
+    config._set_config_is_locked(locked)
+    config._FILE_READERS[:], config._LOCATION_PREFIXES[:] = readers, prefixes
+    _all[:] = everything
 
 
 # What gin was told, once it has been read: gin shows it to hooks alone.

@@ -96,6 +96,37 @@ def load(
     FileNotFoundError: there is no run, checkpoint, config or certificate.
     ValueError: a setting that nothing reads, or a certificate for another system.
   """
+  found = _predictor(workdir, certificate, gin_files, settings)
+
+  from calm.tasks.templates import Template
+
+  return Run(Path(workdir), found, Template(configuration.value('DECODE_TEMPLATE')))
+
+
+def predictor(
+  workdir: str | os.PathLike,
+  certificate: str | os.PathLike | None = None,
+  settings: Mapping[str, Any] | None = None,
+) -> 'Predictor':
+  """What answers in a run of any program, for a config of another: a model of a router, say.
+
+  Arguments are those of `load`; the configuration in use stays as it is. Arguments that the run's
+  own binds to a function which it passes on uncalled are out of its reach afterwards.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+  """
+  with configuration.apart():
+    return _predictor(workdir, certificate, (), settings or {})
+
+
+def _predictor(
+  workdir: str | os.PathLike,
+  certificate: str | os.PathLike | None,
+  gin_files: Sequence[str],
+  settings: Mapping[str, Any],
+) -> 'Predictor':
+  """Reads a run's configuration and takes from it what answers."""
   saved = Path(workdir, 'config.gin')
   if not saved.is_file():
     raise FileNotFoundError(f'No {saved}: name the workdir of a run, as `calm train` makes it.')
@@ -105,13 +136,12 @@ def load(
   configuration.parse([str(saved), *gin_files], bindings, [], {})
 
   from calm.evaluation import certified
-  from calm.tasks.templates import Template
 
-  predictor = configuration.value('PREDICTOR')
-  if certificate is not None:
-    rest = {name: configuration.value(name.upper()) for name in ('task', 'p_value', 'procedure')}
-    predictor = certified.at_certificate(predictor, os.fspath(certificate), **rest)
-  return Run(Path(workdir), predictor, Template(configuration.value('DECODE_TEMPLATE')))
+  found = configuration.value('PREDICTOR')
+  if certificate is None:
+    return found
+  rest = {name: configuration.value(name.upper()) for name in ('task', 'p_value', 'procedure')}
+  return certified.at_certificate(found, os.fspath(certificate), **rest)
 
 
 def _gin(value: Any) -> str:
