@@ -260,6 +260,13 @@ def value(name):
   return _settled(gin.get_configurable(f'{name}/macro')())
 
 
+def called(function):
+  """What a function gives, called with the arguments that the configuration has for it."""
+  import gin
+
+  return gin.get_configurable(function)()
+
+
 def _settled(value):
   """A value without gin's wrappers: functions in its fields have their arguments bound."""
   if isinstance(value, list | tuple) and type(value) in (list, tuple):

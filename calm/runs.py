@@ -110,14 +110,42 @@ def predictor(
 ) -> 'Predictor':
   """What answers in a run of any program, for a config of another: a model of a router, say.
 
-  Arguments are those of `load`; the configuration in use stays as it is. Arguments that the run's
-  own binds to a function which it passes on uncalled are out of its reach afterwards.
+  Arguments are those of `load`; the configuration in use stays as it is.
 
   Raises:
     FileNotFoundError, ValueError: as `load`.
   """
   with configuration.apart():
     return _predictor(workdir, certificate, (), settings or {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """What a further stage of training takes from a run."""
+
+  model: Any  # a calm.models.t5.T5
+  params: Any
+  vocabulary: Any  # a seqio.Vocabulary
+  batches: Any  # an endless stream of its training examples, not packed
+
+
+def stage(workdir: str | os.PathLike, settings: Mapping[str, Any] | None = None) -> Stage:
+  """Reads a run of `calm train`; the configuration in use stays as it is.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`.
+  """
+  with configuration.apart():
+    _read(workdir, (), {'PACK': False, **(settings or {})})
+
+    from calm.tasks import batches
+
+    return Stage(
+      configuration.value('MODEL'),
+      configuration.value('PARAMS'),
+      configuration.value('VOCABULARY'),
+      configuration.called(batches.train_batches),
+    )
 
 
 def _predictor(
@@ -127,13 +155,7 @@ def _predictor(
   settings: Mapping[str, Any],
 ) -> 'Predictor':
   """Reads a run's configuration and takes from it what answers."""
-  saved = Path(workdir, 'config.gin')
-  if not saved.is_file():
-    raise FileNotFoundError(f'No {saved}: name the workdir of a run, as `calm train` makes it.')
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  given = {'WORKDIR': os.fspath(workdir), **settings}
-  bindings = [f'{name} = {_gin(value)}' for name, value in given.items()]
-  configuration.parse([str(saved), *gin_files], bindings, [], {})
+  _read(workdir, gin_files, settings)
 
   from calm.evaluation import certified
 
@@ -142,6 +164,19 @@ def _predictor(
     return found
   rest = {name: configuration.value(name.upper()) for name in ('task', 'p_value', 'procedure')}
   return certified.at_certificate(found, os.fspath(certificate), **rest)
+
+
+def _read(
+  workdir: str | os.PathLike, gin_files: Sequence[str], settings: Mapping[str, Any]
+) -> None:
+  """Reads a run's configuration."""
+  saved = Path(workdir, 'config.gin')
+  if not saved.is_file():
+    raise FileNotFoundError(f'No {saved}: name the workdir of a run, as `calm train` makes it.')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  given = {'WORKDIR': os.fspath(workdir), **settings}
+  bindings = [f'{name} = {_gin(value)}' for name, value in given.items()]
+  configuration.parse([str(saved), *gin_files], bindings, [], {})
 
 
 def _gin(value: Any) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from calm.decoding.text_predictor import TextPredictor
-from calm.evaluation.predictor import Row
+from calm.evaluation.predictor import Predictor, Row
 from calm.reporting.cost_bert import EncoderCost
 from calm.reporting.cost_t5 import DecoderCost, SourceCost
 from calm.tasks.examples import Example
+from elang.black_box import PredictorModel, RowScore
 from elang.heads import EnergyHead
+from elang.model import Price
 from elang.routing import Router
 
 
@@ -91,6 +93,19 @@ def text_prices(predictor: TextPredictor, head: EnergyHead) -> dict[str, dict[st
   """FLOPs as `elang.head_score.EncoderScored` takes them: `prices` and `prices_of_asking`."""
   flops = TextFlops(predictor)
   return {'prices': {'flops': flops.decoder}, 'prices_of_asking': {'flops': flops.asking(head)}}
+
+
+def predictor_model(
+  name: str,
+  predictor: Predictor,
+  score: RowScore = 'confidence',
+  prices: Mapping[str, Price] | None = None,
+) -> PredictorModel:
+  """A predictor as a model, with a price in FLOPs if it is a T5, beside those that are given."""
+  flops = {'flops': TextFlops(predictor)} if isinstance(predictor, TextPredictor) else {}
+  return PredictorModel(
+    name=name, predictor=predictor, score=score, prices={**flops, **(prices or {})}
+  )
 
 
 @dataclasses.dataclass(frozen=True)

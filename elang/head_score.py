@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from calm.exits import buckets
 from calm.tasks import tokenization
 from calm.tasks.examples import Example
 from elang.black_box import PredictorModel
-from elang.heads import EnergyHead, Params, encode
+from elang.cost import text_prices
+from elang.heads import FILE, EnergyHead, Params, encode, load
 from elang.model import Asked, Price, Priced, as_scores, paid
 
 
@@ -108,3 +110,28 @@ class EncoderScored(Priced):
       fitted = dataclasses.replace(self.predictor, batch_size=buckets.next_size(len(some)))
       rows += fitted([examples[i] for i in some], [states[i] for i in some])
     return rows
+
+
+def of_run(name: str, predictor: TextPredictor, workdir: str) -> EncoderScored:
+  """A T5 with the head that `elang head` wrote into a workdir, and its prices in FLOPs.
+
+  Raises:
+    FileNotFoundError, ValueError: there is no head, or none of this encoder's width.
+  """
+  path = Path(workdir, FILE)
+  head, params = load(path)
+  width = predictor.generator.model.config.emb_dim
+  if params['kernel'].shape[0] != width:
+    raise ValueError(
+      f'{path} is for encoders {params["kernel"].shape[0]} wide, and {name} is {width}: name the'
+      ' run it was trained on.'
+    )
+  prices = text_prices(predictor, head)
+  return EncoderScored(
+    name=name,
+    predictor=predictor,
+    head=head,
+    params=params,
+    prices=prices['prices'],
+    prices_of_asking=prices['prices_of_asking'],
+  )

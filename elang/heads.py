@@ -29,6 +29,7 @@ from calm.training import losses
 from elang import energy
 
 HEAD = 'energy_head'
+FILE = 'energy_head.safetensors'  # in the workdir of a head
 ENCODER = ('token_embedder', 'encoder')  # All of a T5 that a head needs.
 Params = Mapping[str, Any]
 

@@ -1,4 +1,4 @@
-"""The `elang` command: `elang thresholds | evaluate | calibrate | predict`.
+"""The `elang` command: `elang head | thresholds | evaluate | calibrate | predict`.
 
 This table and the gin files are the only places where all rooms meet.
 """
@@ -18,6 +18,13 @@ PROGRAM = commands.Program(
   'elang',
   'A router over models: the cheapest that is sure of an input answers it.',
   (
+    Command(
+      'head',
+      'elang.train:train_head',
+      'train an energy head on the encoder of a run of `calm train`',
+      'Writes checkpoints, metrics.jsonl and the head into the workdir. The same command again '
+      'goes on from the newest checkpoint there.',
+    ),
     Command(
       'thresholds',
       'elang.evaluate:suggest_thresholds',

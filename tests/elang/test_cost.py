@@ -7,13 +7,22 @@ import types
 import numpy as np
 import pytest
 
+from calm.decoding.text_predictor import TextPredictor
+from calm.evaluation.predictor import FunctionPredictor
 from calm.exits import rules
 from calm.models import bert, t5
 from calm.reporting.cost_bert import EncoderCost
 from calm.reporting.cost_t5 import DecoderCost, SourceCost
 from calm.tasks.examples import Example
 from elang.black_box import BlackBox
-from elang.cost import EncoderFlops, TextFlops, joint_flops, text_prices, time_router
+from elang.cost import (
+  EncoderFlops,
+  TextFlops,
+  joint_flops,
+  predictor_model,
+  text_prices,
+  time_router,
+)
 from elang.heads import EnergyHead
 from elang.recorded import Recorded
 from elang.routing import Router
@@ -67,6 +76,14 @@ def test_a_text_pays_for_its_source_its_tokens_and_their_layers(predictor):
   asking, rest = (prices[name]['flops'] for name in ('prices_of_asking', 'prices'))
   assert asking(EXAMPLE, {}) == source.encoder(4) + 2 * 4 * 32 * 5
   assert rest(EXAMPLE, early) == price(EXAMPLE, early) - source.encoder(4)
+
+
+def test_a_t5_has_a_price_in_flops_beside_those_given():
+  function = FunctionPredictor(lambda examples, threshold: [])
+  assert predictor_model('swift', function, prices={'seconds': 2.0}).prices == {'seconds': 2.0}
+  decoder = TextPredictor.__new__(TextPredictor)
+  model = predictor_model('swift', decoder, prices={'seconds': 2.0})
+  assert model.prices == {'flops': TextFlops(decoder), 'seconds': 2.0}
 
 
 def test_an_encoder_pays_for_its_length_and_the_layers_it_ran():
