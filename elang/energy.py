@@ -79,6 +79,23 @@ def log_sum_exp_of_probabilities(logits: jax.Array) -> jax.Array:
   return jax.nn.logsumexp(probabilities, axis=-1)
 
 
+def of_logits(logits: jax.Array, seed: int = 0) -> dict[str, np.ndarray]:
+  """All scores of logits[n, C] that routers are compared by, float64[n] by name.
+
+  'energy', 'softmax', 'entropy', 'margin', 'published', and 'random', which knows nothing.
+  """
+  measures: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'energy': negative_energy,
+    'softmax': largest_probability,
+    'entropy': negative_entropy,
+    'margin': softmax_margin,
+    'published': log_sum_exp_of_probabilities,
+  }
+  logits = jnp.asarray(logits)
+  found = {name: np.asarray(one(logits), np.float64) for name, one in measures.items()}
+  return {**found, 'random': np.random.default_rng(seed).random(len(logits))}
+
+
 def check_logits(logits: jax.Array) -> None:
   """Refuses log-probabilities in place of logits[..., C] for an energy.
 

@@ -133,6 +133,16 @@ def test_sequences_are_scored_by_their_own_tokens():
     energy.quantile_over(VALUES, MASK, 1.5)
 
 
+def test_all_scores_of_logits_by_name(two_classes):
+  found = energy.of_logits(two_classes)
+  assert list(found) == ['energy', 'softmax', 'entropy', 'margin', 'published', 'random']
+  assert {scores.shape for scores in found.values()} == {(10_000,)}
+  alike = [ranks(found[name]) for name in ('softmax', 'entropy', 'margin', 'published')]
+  assert all((one == alike[0]).all() for one in alike)
+  gap = np.abs(two_classes[:, 0] - two_classes[:, 1])
+  assert abs(stats.spearmanr(found['random'], gap).statistic) < 0.05
+
+
 def test_rows_do_not_see_each_other_and_scores_compile(two_classes):
   some = two_classes[:5]
   for score in (*OF_PROBABILITIES, energy.negative_energy):
