@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import io
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -74,18 +75,20 @@ def make_parser(program: Program) -> argparse.ArgumentParser:
     prog=program.name,
     description=program.description,
     epilog=listing,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+    formatter_class=_formatter,
     allow_abbrev=False,
   )
   parser.add_argument('--version', action='version', version=f'{program.name} {calm.__version__}')
-  commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+  commands = parser.add_subparsers(
+    title='commands', dest='command', metavar='COMMAND', required=True
+  )
   for command in program.commands:
     sub = commands.add_parser(
       command.name,
       help=command.summary,
-      description=textwrap.fill(_description(program, command), 88),
+      description=textwrap.fill(_description(program, command), _help_width()),
       epilog=listing,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
+      formatter_class=_formatter,
       allow_abbrev=False,
     )
     _add_gin_flags(sub)
@@ -100,6 +103,14 @@ def make_parser(program: Program) -> argparse.ArgumentParser:
     processes.add_flags(sub)
     sub.add_argument('--traceback', action='store_true', help='show where an error came from')
   return parser
+
+
+def _help_width():
+  return min(shutil.get_terminal_size().columns, 100) - 2
+
+
+def _formatter(prog):
+  return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=_help_width())
 
 
 def _description(program, command):

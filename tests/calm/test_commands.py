@@ -112,7 +112,18 @@ def test_help_says_which_commands_there_are_and_what_they_read(capsys):
     capsys, '--help'
   )
   assert 'Begin a SWEET run.\n' in shown(capsys, 'begin', '--help')
-  assert 'what `other begin` saved in the workdir is the' in shown(capsys, 'look', '--help')
+  assert 'what `other begin` saved in the workdir is the' in ' '.join(
+    shown(capsys, 'look', '--help').split()
+  )
+
+
+@pytest.mark.parametrize('columns', [60, 80, 200])
+def test_help_is_as_wide_as_the_terminal_but_no_wider_than_is_read_well(
+  columns, capsys, monkeypatch
+):
+  monkeypatch.setenv('COLUMNS', str(columns))
+  text = shown(capsys, 'look', '--help').partition('shipped configs:')[0]
+  assert 0.8 * min(columns, 100) < max(map(len, text.splitlines())) <= min(columns, 100)
 
 
 def test_a_command_reads_what_the_run_was_begun_with(capsys):
