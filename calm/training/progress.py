@@ -66,7 +66,7 @@ class Progress:
       self._file.flush()
       for name, value in metrics.items():
         self._tensorboard.add_scalar(name, value, step)
-    shown = {name: f'{value:.4g}' for name, value in metrics.items() if name in SHOWN}
+    shown = {name: _shown(value) for name, value in metrics.items() if name in SHOWN}
     if self._bar.disable:
       pairs = ' '.join(f'{name}={value}' for name, value in shown.items())
       self.say(f'step {step}/{self._num_steps} {pairs} left={self._time_left(step)}')
@@ -91,6 +91,11 @@ class Progress:
     done = max(step - self._first_step, 1)
     seconds = (time.monotonic() - self._started) / done * (self._num_steps - step)
     return tqdm.format_interval(seconds)
+
+
+def _shown(value):
+  """A number in four digits, or in whole ones from a thousand to a billion."""
+  return f'{value:,.0f}' if 1e3 <= abs(value) < 1e9 else f'{value:.4g}'
 
 
 class Meter:

@@ -160,3 +160,15 @@ def test_steps_of_padding_only_report_no_nan():
   meter = progress.Meter()
   meter.add({'loss': 0.0, 'weight': 0.0, 'gradient_norm': 0.0})
   assert np.isfinite(list(meter.report().values())).all()
+
+
+def test_what_is_shown_is_written_as_people_write_numbers(tmp_path, capsys):
+  shown = progress.Progress(tmp_path, 10)
+  shown.report(1, {'loss': 0.123456, 'tokens_per_second': 25090.4})
+  shown.report(2, {'loss': float('nan'), 'tokens_per_second': 25.09})
+  shown.report(3, {'loss': 1e30, 'tokens_per_second': 1e6})
+  shown.close()
+  first, second, third = capsys.readouterr().err.splitlines()
+  assert first.startswith('step 1/10 loss=0.1235 tokens_per_second=25,090 ')
+  assert second.startswith('step 2/10 loss=nan tokens_per_second=25.09 ')
+  assert third.startswith('step 3/10 loss=1e+30 tokens_per_second=1,000,000 ')
