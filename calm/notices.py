@@ -110,12 +110,12 @@ def _on_duration(event: str, duration_secs: float, **names: Any) -> None:
 
 
 def _summarize(name, seconds, done):
-  if done.num_compiled or done.num_found:
-    found = f'; {done.num_found} were found compiled' if done.num_found else ''
-    _say(
-      f'{name}: {seconds:.1f} s, of which {done.seconds:.1f} s to compile {done.num_compiled} '
-      f'programs{found}.'
-    )
+  counts = {'compile {}': done.num_compiled, 'load {} compiled before': done.num_found}
+  parts = [
+    text.format(f'{count} program{"s" * (count != 1)}') for text, count in counts.items() if count
+  ]
+  if parts:
+    _say(f'{name}: {seconds:.1f} s, of which {done.seconds:.1f} s to {" and ".join(parts)}.')
 
 
 def _say(text):

@@ -70,8 +70,8 @@ def run(user, capsys):
       notices.devices()
       numbers = work()
     said = capsys.readouterr().err
-    counts = re.search(r'to compile (\d+) programs(?:; (\d+) were found)?', said)
-    return numbers, (int(counts[1]), int(counts[2] or 0)), said
+    counts = [re.search(rf'{what} (\d+) program', said) for what in ('compile', 'load')]
+    return numbers, tuple(int(found[1]) if found else 0 for found in counts), said
 
   return run
 

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from calm import notices
 
@@ -45,6 +46,20 @@ def test_what_was_compiled_is_counted(capfd, monkeypatch):
   assert said.count('Compiled squared in ') == 1
   assert said.splitlines()[-1].startswith('work: ')
   assert said.splitlines()[-1].endswith('to compile 2 programs.')
+
+
+@pytest.mark.parametrize(
+  ('compiled', 'found', 'ends'),
+  [
+    (1, 0, ' s to compile 1 program.'),
+    (0, 8, ' s to load 8 programs compiled before.'),
+    (3, 1, ' s to compile 3 programs and load 1 program compiled before.'),
+  ],
+)
+def test_the_last_line_says_what_was_compiled_and_what_was_found(compiled, found, ends, capfd):
+  with notices.command('work'):
+    notices._command.num_compiled, notices._command.num_found = compiled, found
+  assert capfd.readouterr().err.endswith(f'{ends}\n')
 
 
 def test_of_several_processes_the_first_speaks(capfd, monkeypatch):
