@@ -88,8 +88,14 @@ class Trainer:
       out_shardings=(self._shardings, whole),
       donate_argnums=0,
     )
+
+    def validation_sums(params, batch):
+      return objective(params, batch)
+
     self.sums = jax.jit(
-      objective, in_shardings=(self._shardings.params, sharding.rows(mesh)), out_shardings=whole
+      validation_sums,
+      in_shardings=(self._shardings.params, sharding.rows(mesh)),
+      out_shardings=whole,
     )
     # Compiled, since keys cannot be put on the devices of other processes.
     self.key = jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=whole)()
