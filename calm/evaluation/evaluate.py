@@ -52,8 +52,8 @@ def evaluate(
 
   Returns:
     The metrics of `task.metric_fns` and `num_examples`, each cost per unit (as `layers_per_token`,
-    over all generated tokens) and `seconds_per_example` (compilation included); of a mixture these
-    by the name of each task.
+    over all generated tokens) and `seconds_per_example` (compilation included), in eight digits
+    at most; of a mixture these by the name of each task.
 
   Raises:
     ValueError: there are no examples, or one cannot be read (the message names it), or the
@@ -91,6 +91,10 @@ def _evaluate(
     'num_examples': len(read.examples),
     **{f'{cost}_per_{predictor.unit}': results.cost_per_unit(cost) for cost in results.costs},
     'seconds_per_example': _seconds_per_example(results),
+  }
+  metrics = {
+    name: float(f'{value:.8g}') if isinstance(value, float) else value
+    for name, value in metrics.items()
   }
   for path in (results.folder / METRICS, folder.parent / f'{folder.name}.json'):
     storage.write_json(path, metrics)
