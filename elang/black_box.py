@@ -15,6 +15,7 @@ from calm import fingerprints
 from calm.decoding.text_predictor import TextPredictor
 from calm.evaluation.predictor import Identity, Predictor, Row
 from calm.exits import buckets
+from calm.settings import Count
 from calm.tasks.examples import Example
 from elang.model import Asked, Model, Price, Priced, answered, as_scores, check_version, paid
 
@@ -35,7 +36,7 @@ class BlackBox(Priced):
   """
 
   function: Callable[[list[Any]], Any]
-  batch_size: int = 32
+  batch_size: Count = 32
 
   def __post_init__(self) -> None:
     super().__post_init__()

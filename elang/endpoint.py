@@ -18,6 +18,7 @@ from typing import Any
 
 from calm import storage
 from calm.evaluation.predictor import Identity, Row
+from calm.settings import Count, Positive
 from calm.tasks.examples import Example
 from calm.tasks.templates import FieldError, Template
 from elang.black_box import mean_log_prob
@@ -44,10 +45,10 @@ class Endpoint(Priced):
   address: str  # As in 'http://127.0.0.1:8000/v1'.
   model: str  # The name that the endpoint knows it by.
   template: str = '{inputs}'  # The message, of the example's texts.
-  max_tokens: int = 256
-  seconds: float = 60.0  # That one answer may take.
-  attempts: int = 2  # Where there is no reply, or the endpoint is busy.
-  at_once: int = 4
+  max_tokens: Count = 256
+  seconds: Positive = 60.0  # That one answer may take.
+  attempts: Count = 2  # Where there is no reply, or the endpoint is busy.
+  at_once: Count = 4
   key_variable: str = ''  # The environment variable that holds the key, if one is needed.
 
   def __post_init__(self) -> None:

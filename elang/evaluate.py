@@ -13,6 +13,7 @@ from calm import storage
 from calm.calibration import consistency
 from calm.evaluation.outcomes import Replay
 from calm.evaluation.split import read_split
+from calm.settings import Count, NonNegative, Share
 from elang import paths, thresholds
 from elang.recorded import Recorded, Threshold, recorded
 from elang.routing import Router
@@ -27,10 +28,10 @@ def suggest_thresholds(
   split: str,
   router: Router,
   workdir: str,
-  budgets: Mapping[str, float] | None = None,
-  shares: Sequence[float] = SHARES,
+  budgets: Mapping[str, NonNegative] | None = None,
+  shares: Sequence[Share] = SHARES,
   dissimilarity: consistency.Dissimilarity = consistency.exact_match,
-  limit: int | None = None,
+  limit: Count | None = None,
 ) -> dict[str, Any]:
   """Measures a router of two models at thresholds of every kind; prints and returns a record.
 
@@ -91,7 +92,7 @@ def suggest_thresholds(
 
 
 def grid_of_split(
-  *, task: seqio.Task, split: str, router: Router, limit: int | None = 1000, num: int = 20
+  *, task: seqio.Task, split: str, router: Router, limit: Count | None = 1000, num: Count = 20
 ) -> tuple[float, ...]:
   """Descending thresholds spread over the first model's scores on a split; only it is asked.
 

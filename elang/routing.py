@@ -17,6 +17,7 @@ import numpy as np
 from calm import fingerprints
 from calm.evaluation.predictor import Identity, Row
 from calm.exits import stopping
+from calm.settings import Count
 from calm.tasks.examples import Example
 from elang.model import Model
 
@@ -72,7 +73,7 @@ class Router:
   models: Sequence[Model]  # The cheapest first.
   threshold: float | Sequence[float] | None = None  # None: the last model answers all.
   path: Path | None = None  # From one threshold to those of all models but the last.
-  batch_size: int = 256  # Examples whose rows are passed on together.
+  batch_size: Count = 256  # Examples whose rows are passed on together.
   recorded: bool = False  # Whether rows hold what every model says.
 
   unit = 'example'

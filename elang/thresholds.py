@@ -15,6 +15,7 @@ from scipy import optimize, stats
 
 from calm.calibration import bounds, certificate, consistency, testing
 from calm.evaluation import calibrate
+from calm.settings import Count, Level
 from elang.recorded import Recorded
 from elang.routing import Router
 
@@ -148,14 +149,14 @@ def by_quality(
   split: str,
   router: Router,
   workdir: str,
-  deltas: Sequence[float] = (0.02,),
+  deltas: Sequence[Level] = (0.02,),
   grid: Sequence[float] | None = None,
-  epsilon: float = 0.05,
+  epsilon: Level = 0.05,
   dissimilarity: consistency.Dissimilarity = consistency.exact_match,
   objective: Literal['textual', 'risk'] = 'risk',
   p_value: testing.PValue = bounds.hoeffding_bentkus,
   procedure: testing.Procedure = testing.fixed_sequence,
-  limit: int | None = None,
+  limit: Count | None = None,
 ) -> list[certificate.Certificate]:
   """Certifies the lowest threshold that keeps the router near its last model.
 
