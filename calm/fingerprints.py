@@ -116,6 +116,7 @@ def flatten(identity: Any, path: str = '') -> dict[str, Any]:
 # By dotted path the words for what was there and what is now; None where there are no words for it,
 # as of weights or code.
 Differences = dict[str, tuple[str, str] | None]
+NOTHING = 'nothing'  # the word for a path that only the other identity has
 
 
 def differences(before: Any, now: Any) -> Differences:
@@ -127,9 +128,9 @@ def differences(before: Any, now: Any) -> Differences:
   found: Differences = {}
   for path in dict.fromkeys((*old, *new)):
     if path not in old:
-      found[path] = ('nothing', words(new[path]))
+      found[path] = (NOTHING, words(new[path]))
     elif path not in new:
-      found[path] = (words(old[path]), 'nothing')
+      found[path] = (words(old[path]), NOTHING)
     elif old[path] != new[path]:
       hidden = _is_fingerprint(old[path]) or _is_fingerprint(new[path])
       found[path] = None if hidden else (words(old[path]), words(new[path]))
@@ -137,10 +138,14 @@ def differences(before: Any, now: Any) -> Differences:
 
 
 def in_words(differences: Differences) -> str:
-  """Differences on one line, as in 'rule.min_exit was 1 and is 2; params differs'."""
+  """Differences on one line, as in 'rule.min_exit was 1 and is 2; params differs'.
+
+  What comes or goes with something that differs itself, as another rule's settings, is left out.
+  """
   parts = [
     f'{path} differs' if pair is None else f'{path} was {pair[0]} and is {pair[1]}'
     for path, pair in differences.items()
+    if not (pair and NOTHING in pair and any(path.startswith(f'{one}.') for one in differences))
   ]
   return '; '.join(parts)
 

@@ -256,6 +256,19 @@ def test_differences_are_words_and_never_fingerprints():
   }
 
 
+def test_what_comes_or_goes_with_a_rule_is_not_told_one_by_one():
+  full = identity({'rule': rules.NeverExit(), 'seed': 1})
+  early = identity({'rule': rules.Confident(confidence.softmax_margin, thresholds.Constant(0.9))})
+  told = 'seed was 1 and is nothing'
+  assert fingerprints.in_words(differences(full, early)) == (
+    f'rule was NeverExit and is Confident; {told}'
+  )
+  told = 'seed was nothing and is 1'
+  assert fingerprints.in_words(differences(early, full)) == (
+    f'rule was Confident and is NeverExit; {told}'
+  )
+
+
 def test_settings_that_change_no_result_do_not_count():
   @dataclasses.dataclass
   class Settings:
