@@ -27,7 +27,7 @@ PROGRAM = commands.Program(
     ),
     Command(
       'thresholds',
-      'elang.evaluate:suggest_thresholds',
+      'elang.suggestions:suggest_thresholds',
       'show what thresholds give and cost on a split, and which are worth a look',
       f'Runs each model once on the split and writes a record into the workdir. {GOES_ON}',
       (Option('--split', 'THRESHOLDS_SPLIT', "split of the task, as in 'validation'", 'NAME'),),

@@ -73,7 +73,9 @@ def exits_config(
   kept = workdir and found == Path(workdir, FOLDER)
   encoder = _kept_config(found) if kept else pretrained.config_of(found)
   if type(encoder) not in ENCODERS:
-    raise ValueError(f'{found} holds a {type(encoder).__name__}: an encoder is needed.')
+    raise ValueError(
+      f'{found} holds a {type(encoder).__name__}: the checkpoint of a BERT or DeBERTa is needed.'
+    )
   changes: dict[str, Any] = {'dtype': dtype, 'remat': remat}
   if dropout_rate is not None:
     changes |= dict.fromkeys(('dropout_rate', 'attention_dropout_rate'), dropout_rate)

@@ -16,7 +16,7 @@ import seqio
 from calm import storage
 from calm.settings import Count, Natural, Positive, Seed
 from calm.tasks import text, wordpiece
-from calm.tasks.classification import Regression
+from calm.tasks.classification import Regression, why_unlabelled
 from calm.tasks.labelled import LabelledSource
 from calm.tasks.length_sorted import EncodedTexts, LengthSortedBatches
 from calm.tasks.tokenization import ExampleError, RaggedArray
@@ -61,9 +61,10 @@ class Rows:
 
   def _read(self, split) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     text.check_split(self.task, split)
-    for where, texts, label, _ in self._source.labelled(split):
+    for where, texts, label, record in self._source.labelled(split):
       if label is None:
-        raise ExampleError(f'{where}: there is no label to train on. Leave the record out.')
+        why = why_unlabelled(self._source.labels, record)
+        raise ExampleError(f'{where}: {why}. To train, give all records one, or leave it out.')
       yield where, tuple(texts.values()), label
 
 

@@ -16,7 +16,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from calm import storage
 from calm.models import bert
-from calm.tasks import labelled, tokenizer_files
+from calm.tasks import labelled, text, tokenizer_files
 from calm.training.guards import writing
 from sweet import checkpoint
 
@@ -89,5 +89,6 @@ def train_wordpiece(
 
 def _texts(task: seqio.Task, split: str) -> Iterator[str]:
   labelled.labels_of(task)  # Refuses a task without labels.
+  text.check_split(task, split)
   found = (texts.values() for _, texts, _, _ in task.source.labelled(split))
   return itertools.chain.from_iterable(found)

@@ -129,11 +129,17 @@ def curve_points(group: Group, at: Sequence[float]) -> list[Row]:
 
 
 def curve_table(points: Sequence[Row]) -> list[Row]:
-  """Points as a table: a row for each method, a column per ratio; empty where there is none."""
+  """Points as a table: a row for each method, a column per ratio that one of them reaches.
+
+  Empty where the others have none.
+  """
   rows: dict[str, Row] = {}
+  reached = {point['ratio'] for point in points if not np.isnan(point['score'])}
   for point in points:
     row = rows.setdefault(point['series'], {'method': point['series']})
     missing = np.isnan(point['score'])
+    if missing and point['ratio'] not in reached:
+      continue  # Beyond 1 lie multi-models alone.
     row[f'{point["ratio"]:.2f}'] = None if missing else point['score']
     if not np.isnan(point['score_half']):
       row[f'{point["ratio"]:.2f}_std'] = point['score_half']

@@ -48,7 +48,8 @@ def fit_run(workdir: str, model: Classifiers, params: Any, held_out: EncodedText
   temperatures = (1.0,) * len(model.exits)
   if len(held_out) < LEAST:
     storage.warn(
-      f'{len(held_out)} held-out rows are too few to fit temperatures ({LEAST}): all are 1.'
+      f'{len(held_out)} held-out rows (NUM_HELD_OUT, a tenth of all at most) are too few to fit'
+      f' temperatures ({LEAST}): all are 1.'
     )
   else:
     texts = [(held_out.tokens[i], held_out.token_types[i]) for i in range(len(held_out))]

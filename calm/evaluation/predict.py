@@ -155,8 +155,8 @@ def run(
 def _of_split(task, split) -> list[tuple[Row, Example]]:
   if task is None or not split:
     raise ValueError(
-      "Nothing to predict: set --input (DECODE_INPUT) to a file, or to '-' for standard input, or"
-      ' give a task and a split.'
+      "Nothing to predict: set --input to a file, or to '-' for standard input, or give a task and"
+      ' a split.'
     )
   return [(head(example), example) for example in read_split(task, split).examples]
 

@@ -156,8 +156,19 @@ class Regression(_Texts):
 Form: TypeAlias = Classification | Regression
 
 
+def why_unlabelled(form: Form, record: Mapping[str, Any]) -> str:
+  """What to say of a record without a label: whether its field is there at all."""
+  if form.label_field in record:
+    return 'there is no label'
+  known = ', '.join(map(repr, record))
+  return f'there is no label: no field {form.label_field!r} (LABEL_FIELD), only {known}'
+
+
 def _check_names(form, what, least):
   names = getattr(form, what)
   if isinstance(names, str) or len(names) < least or len(set(names)) < len(names):
-    raise ValueError(f'{what} are {names!r}, not a tuple of at least {least}, all different.')
+    macro = {'fields': 'FIELDS', 'labels': 'LABEL_NAMES'}[what]
+    raise ValueError(
+      f'{what} ({macro}) are {names!r}, not a tuple of at least {least}, all different.'
+    )
   object.__setattr__(form, what, tuple(names))

@@ -55,7 +55,7 @@ def task(
       the message names file and line.
     FileNotFoundError: on reading, a path leads to no file.
   """
-  paths = paths_of_splits(name, train, validation, test)
+  paths = paths_of_splits(train, validation, test)
   several = (str(references),) if isinstance(references, str) else tuple(references or ())
   form = _Form(
     Template(inputs), Template(targets), tuple(map(Template, several)), dict(labels or {})
@@ -72,23 +72,13 @@ def task(
   return text.task(name, source, vocabulary, metrics=metrics)
 
 
-def paths_of_splits(
-  name: str, train: str | None, validation: str | None, test: str | None
-) -> dict[str, str]:
+def paths_of_splits(train: str | None, validation: str | None, test: str | None) -> dict[str, str]:
   """The paths of a task's splits, by split, of those that have one.
 
-  Raises:
-    ValueError: there is none.
+  A task without any has no splits: what is given by --input needs none.
   """
-  paths = {
-    split: path for split, path in zip(SPLITS, (train, validation, test), strict=True) if path
-  }
-  if not paths:
-    raise ValueError(
-      f'Task {name!r} has no files: set TRAIN_FILE, VALIDATION_FILE or TEST_FILE, for instance'
-      ' with --gin.TRAIN_FILE="\'data/train.jsonl\'".'
-    )
-  return paths
+  paths = zip(SPLITS, (train, validation, test), strict=True)
+  return {split: path for split, path in paths if path}
 
 
 @dataclasses.dataclass(frozen=True)

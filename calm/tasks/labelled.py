@@ -99,7 +99,7 @@ def from_files(
       is none; the message names file and line.
     FileNotFoundError: on reading, a path leads to no file.
   """
-  paths = files.paths_of_splits(name, train, validation, test)
+  paths = files.paths_of_splits(train, validation, test)
   source = LabelledSource(
     lambda split: files.read_records(paths[split], macro=f'{split.upper()}_FILE'),
     form,

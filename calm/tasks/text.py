@@ -107,9 +107,16 @@ def references(text, example=None, is_target=False):
 
 def check_split(task: seqio.Task, split: str):
   """Raises a ValueError if the task has no such split."""
-  if split not in task.splits:
+  try:
+    splits = task.splits
+  except ValueError:  # seqio's, of a task without any: see calm.tasks.files.
     raise ValueError(
-      f'Task {task.name!r} has no split {split!r}, only {", ".join(sorted(task.splits))}. For a'
+      f'Task {task.name!r} has no files: set TRAIN_FILE, VALIDATION_FILE or TEST_FILE, for instance'
+      ' with --gin.TRAIN_FILE=data/train.jsonl.'
+    ) from None
+  if split not in splits:
+    raise ValueError(
+      f'Task {task.name!r} has no split {split!r}, only {", ".join(sorted(splits))}. For a'
       f' task over files, give its path ({split.upper()}_FILE).'
     )
 

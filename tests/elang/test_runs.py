@@ -59,7 +59,7 @@ def test_a_runs_predictor_is_read_apart_from_the_configuration_in_use(workdirs):
 def test_two_runs_are_routed_from_the_command_line(workdirs, capsys):
   (workdirs / 'lines.txt').write_text('short\nrather long\n\n')
   given = ['--gin_file=configs/elang/runs.gin', '--workdir=router', '--import_from=code']
-  given += ['--gin.SWIFT_WORKDIR=small', '--gin.SUPER_WORKDIR=large', '--gin.TEST_FILE=none.jsonl']
+  given += ['--gin.SWIFT_WORKDIR=small', '--gin.SUPER_WORKDIR=large']
   given += ['--gin.INPUTS={inputs}', '--gin.TARGETS={targets}', '--gin.SWIFT_SCORE=confidence']
   assert main.main(['predict', *given, '--input=lines.txt', '--threshold=0.8']) == 0
   rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

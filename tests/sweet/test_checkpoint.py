@@ -132,7 +132,7 @@ def test_nothing_to_begin_with_is_said_with_the_mend(tmp_path):
 def test_what_is_no_encoder_is_refused(tmp_path, made_up):
   config = t5.published('tiny', vocab_size=31)
   folder = pretrained.save_huggingface(tmp_path / 't5', config, made_up(t5.T5(config)))
-  with pytest.raises(ValueError, match='holds a T5Config: an encoder is needed'):
+  with pytest.raises(ValueError, match='holds a T5Config: the checkpoint of a BERT or DeBERTa is'):
     begin.exits_config(checkpoint=str(folder), labels=LABELS)
 
 

@@ -111,8 +111,8 @@ def test_rows_that_are_cut_or_unknown_are_counted(make, capsys):
 @pytest.mark.parametrize(
   ('record', 'options', 'complaint'),
   [
-    ({'text': 'a'}, {}, r'train\.jsonl:3: there is no label to train on'),
-    ({'text': 'a', 'label': -1}, {}, r'train\.jsonl:3: there is no label to train on'),
+    ({'text': 'a'}, {}, r"train\.jsonl:3: there is no label: no field 'label' .*, only 'text'\."),
+    ({'text': 'a', 'label': -1}, {}, r'train\.jsonl:3: there is no label\. To train, give all'),
     ({'text': 'a b c d e f g', 'label': 1}, {'length': 8, 'truncate': False}, r'jsonl:3 has 9 tok'),
     ({'text': 'a \ud800', 'label': 1}, {}, r'train\.jsonl:3: '),
   ],

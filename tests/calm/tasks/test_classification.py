@@ -49,11 +49,15 @@ def test_a_missing_field_and_one_that_is_no_text_are_errors():
 @pytest.mark.parametrize(
   ('fields', 'labels', 'complaint'),
   [
-    ((), ('a', 'b'), r'fields are \(\), not a tuple of at least 1'),
-    ('text', ('a', 'b'), "fields are 'text', not a tuple"),
-    (('x', 'x'), ('a', 'b'), r"fields are \('x', 'x'\)"),
-    (('x',), ('a',), r"labels are \('a',\), not a tuple of at least 2, all different"),
-    (('x',), ('a', 'a'), 'labels are'),
+    ((), ('a', 'b'), r'fields .FIELDS. are \(\), not a tuple of at least 1'),
+    ('text', ('a', 'b'), "fields .FIELDS. are 'text', not a tuple"),
+    (('x', 'x'), ('a', 'b'), r"fields .FIELDS. are \('x', 'x'\)"),
+    (
+      ('x',),
+      ('a',),
+      r"labels .LABEL_NAMES. are \('a',\), not a tuple of at least 2, all different",
+    ),
+    (('x',), ('a', 'a'), 'labels .LABEL_NAMES. are'),
   ],
 )
 def test_fields_and_labels_are_different_names(fields, labels, complaint):

@@ -77,7 +77,7 @@ def test_a_record_that_cannot_be_used_is_named_by_file_and_line(write, line, com
 
 def test_a_task_without_files_and_a_missing_file_are_named(tmp_path):
   with pytest.raises(ValueError, match=r"'files' has no files: set TRAIN_FILE"):
-    labelled.from_files(PAIR)
+    examples.evaluation_examples(labelled.from_files(PAIR), 'test')
   with pytest.raises(FileNotFoundError, match=r'none\.tsv.*TRAIN_FILE'):
     read(labelled.from_files(PAIR, train=str(tmp_path / 'none.tsv')))
   with pytest.raises(ValueError, match='TASK_NAME'):

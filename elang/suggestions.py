@@ -84,7 +84,7 @@ def suggest_thresholds(
         cost: point(thresholds.by_budget(found, cost, budget))
         for cost, budget in (budgets or {}).items()
       },
-      'points': [point(float(np.quantile(known, share))) for share in shares if len(known)],
+      'points': [point(threshold) for threshold in _at_shares(known, shares)],
     }
     storage.write_record(folder / f'{split}.json', record)
   print(json.dumps(record, indent=2))
@@ -104,6 +104,11 @@ def grid_of_split(
   examples = read_split(task, split, limit=limit).examples
   known = [example for example in examples if example.texts]
   return paths.quantile_grid(router.models[0].ask(known).scores, num)
+
+
+def _at_shares(scores: np.ndarray, shares: Sequence[float]) -> list[float]:
+  """The thresholds that pass on such shares of scores, ascending, each once."""
+  return np.unique(np.quantile(scores, shares)).tolist() if len(scores) else []
 
 
 def _point(found: Recorded, threshold: Threshold) -> dict[str, Any]:
