@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -127,13 +128,12 @@ def test_temperatures_are_written_at_the_end_and_go_when_the_run_goes_on(
     fit_run(workdir, model, params, held_out, step)
 
   monkeypatch.setattr(temperature, 'fit_run', fitted)
-  start(tmp_path, stop_after_seconds=0)
+  start(tmp_path / 'stopped', stop_after_seconds=0)
   assert seen == []
-  assert temperature.of_run(tmp_path) is None
-  start(tmp_path)
-  assert temperature.of_run(tmp_path) is not None
-  start(tmp_path, num_epochs=1.5)
-  assert seen == [(6, STEPS, None), (6, 6, None)]
+  assert temperature.of_run(tmp_path / 'stopped') is None
+  shutil.copytree(whole[0], tmp_path / 'longer')
+  start(tmp_path / 'longer', num_epochs=1.5)
+  assert seen == [(6, 6, None)]
 
 
 def test_what_the_parameters_begin_with_is_the_checkpoint_and_the_seed(whole, start, tmp_path):
