@@ -12,7 +12,9 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,6 +49,16 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+  """Gives a folder to be filled, which is `path` as a whole when the block ends, or not at all."""
+  partial = Path(path).with_name(f'{Path(path).name}.partial')
+  shutil.rmtree(partial, ignore_errors=True)  # What an interrupted call left.
+  partial.mkdir(parents=True)
+  yield partial
+  partial.rename(path)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -280,6 +292,11 @@ def unpacked(file: BinaryIO) -> BinaryIO:
   buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
   packed = buffered.peek(2)[:2] == b'\x1f\x8b'
   return cast(BinaryIO, gzip.GzipFile(fileobj=buffered)) if packed else buffered
+
+
+def number(value: float | None) -> float | None:
+  """A float, or None where JSON has no number: of NaN and infinities."""
+  return float(value) if value is not None and math.isfinite(value) else None
 
 
 def warn(message: str, *, once: bool = False) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 
 from calm.exits import confidence
 
-# Of logits[..., C], as `calm.exits` measures them: Eq. 10, Eq. 13 in [0, 1], and the margin.
+# Of logits[..., C], as `calm.exits` measures them: Eq. 10, Eq. 13 (in nats, and in [0, 1]), and the
+# margin.
 largest_probability = confidence.largest_probability
+negative_entropy = confidence.negative_entropy
 entropy_confidence = confidence.entropy_confidence
 softmax_margin = confidence.softmax_margin
 
@@ -52,13 +54,6 @@ def mean_negative_energy(
     ValueError: as `negative_energy`.
   """
   return mean_over(negative_energy(logits, temperature), mask)
-
-
-def negative_entropy(logits: jax.Array) -> jax.Array:
-  """Minus the entropy of softmax(logits[..., C]), in nats: 0 at most, -log C at least. Eq. 13."""
-  log_probs = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1)
-  # What has probability 0 adds nothing, where 0 * -inf would be NaN.
-  return jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * log_probs).sum(-1)
 
 
 def negative_perplexity(logits: jax.Array) -> jax.Array:

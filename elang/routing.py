@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from calm import fingerprints
+from calm import fingerprints, storage
 from calm.evaluation.predictor import Identity, Row
 from calm.exits import stopping
 from calm.settings import Count
@@ -204,7 +204,7 @@ class Router:
     answers = dict(zip(places, asked.answer(places) if places else [], strict=True))
     for place, index in enumerate(pending):
       trail, example = trails[index], examples[index]
-      trail.scores[number] = _number(asked.scores[place])
+      trail.scores[number] = storage.number(asked.scores[place])
       if place in answers:
         trail.answer(number, answers[place], model.costs(example, answers[place]))
       else:
@@ -219,7 +219,7 @@ class Router:
     for model in self.models[:-1]:
       asked = model.ask(examples)
       rows = asked.answer(range(len(examples)))
-      scores = map(_number, asked.scores.tolist())
+      scores = map(storage.number, asked.scores.tolist())
       for example, said, row, score in zip(examples, everything, rows, scores, strict=True):
         asking = model.costs_of_asking(example, row)
         said.append({**_said(model, example, row), 'score': score, 'costs_of_asking': asking})
@@ -292,8 +292,3 @@ def recorded_scores(models: Sequence[Sequence[Row]], count: int) -> np.ndarray:
   found = [[one['score'] for one in said[:-1]] for said in models]
   flat = [-math.inf if score is None else score for score in itertools.chain(*found)]
   return np.array(flat, np.float64).reshape(len(models), count - 1).T
-
-
-def _number(value: float | None) -> float | None:
-  """A float, or None where JSON has no number."""
-  return float(value) if value is not None and math.isfinite(value) else None

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from calm import model_folders, storage
-from calm.models import huggingface_encoder, parameters, pretrained
+from calm.models import huggingface_encoder_export, parameters, pretrained
 from calm.settings import Count, Seed, ShareBelow1
 from calm.tasks import wordpiece
 from calm.tasks.classification import Form
@@ -156,15 +156,11 @@ def _keep(source: Path, folder: Path):
   """Writes an encoder's config and copies its tokenizer, whole or not at all."""
   config = pretrained.config_of(source)
   source = model_folders.transformer_folder(source)
-  made = folder.with_name(f'{folder.name}.partial')
-  with writing(folder):
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+  with writing(folder), storage.new_folder(folder) as made:
     write_config(made, config)
-    for name in huggingface_encoder.TOKENIZER_FILES:
+    for name in huggingface_encoder_export.TOKENIZER_FILES:
       if (source / name).is_file():
         shutil.copyfile(source / name, made / name)
-    made.rename(folder)
 
 
 def write_config(folder: Path, config: Any):

@@ -15,9 +15,8 @@ import seqio
 
 from calm import storage
 from calm.settings import Count, Natural, Positive, Seed
-from calm.tasks import text, wordpiece
+from calm.tasks import labelled, text, wordpiece
 from calm.tasks.classification import Regression, why_unlabelled
-from calm.tasks.labelled import LabelledSource
 from calm.tasks.length_sorted import EncodedTexts, LengthSortedBatches
 from calm.tasks.tokenization import ExampleError, RaggedArray
 
@@ -39,31 +38,23 @@ class Rows:
   @property
   def regression(self) -> bool:
     """Whether labels are numbers."""
-    return isinstance(self._source.labels, Regression)
+    return isinstance(labelled.labels_of(self.task), Regression)
 
   @property
   def num_outputs(self) -> int:
     """What classifiers of the task give."""
-    return self._source.labels.num_outputs
+    return labelled.labels_of(self.task).num_outputs
 
   def encoded(self, split: str) -> EncodedTexts:
     """All rows of a split; says on stderr what they lose. Read once."""
     return _encoded(self, split)
 
-  @property
-  def _source(self) -> LabelledSource:
-    if not isinstance(self.task.source, LabelledSource):
-      raise ValueError(
-        f'Task {self.task.name!r} has no labels, but texts to be generated: give one of'
-        ' calm.tasks.labelled.'
-      )
-    return self.task.source
-
   def _read(self, split) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     text.check_split(self.task, split)
-    for where, texts, label, record in self._source.labelled(split):
+    source = labelled.source_of(self.task)
+    for where, texts, label, record in source.labelled(split):
       if label is None:
-        why = why_unlabelled(self._source.labels, record)
+        why = why_unlabelled(source.labels, record)
         raise ExampleError(f'{where}: {why}. To train, give all records one, or leave it out.')
       yield where, tuple(texts.values()), label
 

@@ -6,7 +6,6 @@ run keeps of a checkpoint's encoder: `sweet train` on the same workdir begins wi
 
 import dataclasses
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,14 +58,10 @@ def write_encoder(
   tokenizer = train_wordpiece(texts, vocab_size=encoder.vocab_size, lowercase=lowercase)
   made = dataclasses.replace(encoder, vocab_size=tokenizer.get_vocab_size())
   settings = {**SPECIAL, 'tokenizer_class': 'BertTokenizer', 'do_lower_case': lowercase}
-  partial = folder.with_name(f'{folder.name}.partial')
-  with writing(folder):
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+  with writing(folder), storage.new_folder(folder) as partial:
     storage.write_text(partial / tokenizer_files.WHOLE, tokenizer.to_str())
     storage.write_json(partial / tokenizer_files.CONFIG, settings)
     checkpoint.write_config(partial, made)
-    partial.rename(folder)
   print(f'{folder}: {made.vocab_size} tokens, {made.num_layers} layers, {made.emb_dim} wide.')
 
 
@@ -88,7 +83,7 @@ def train_wordpiece(
 
 
 def _texts(task: seqio.Task, split: str) -> Iterator[str]:
-  labelled.labels_of(task)  # Refuses a task without labels.
+  source = labelled.source_of(task)
   text.check_split(task, split)
-  found = (texts.values() for _, texts, _, _ in task.source.labelled(split))
+  found = (texts.values() for _, texts, _, _ in source.labelled(split))
   return itertools.chain.from_iterable(found)

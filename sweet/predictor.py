@@ -218,7 +218,7 @@ class ExitsPredictor:
         'costs': {'layers': costs[exit - 1]},
         'exit': exit,
         'exit_layer': self.model.exits[exit - 1],
-        'confidence': confidence if np.isfinite(confidence) else None,
+        'confidence': storage.number(confidence),
       }
       if isinstance(self.labels, Classification):
         shifted = np.exp(output - output.max())

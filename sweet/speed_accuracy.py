@@ -83,7 +83,7 @@ def measure_curve(
       for point, seconds in zip(points, measured, strict=True):
         point.setdefault('seconds', {})[str(size)] = seconds
     line = curves.curve([one['ratio'] for one in points], [one['score'] for one in points])
-    at = {f'{ratio:.4f}': _number(line.at(ratio)) for ratio in ratios}
+    at = {f'{ratio:.4f}': storage.number(line.at(ratio)) for ratio in ratios}
     record = {
       'split': split,
       'measure': predictor.name,
@@ -99,7 +99,7 @@ def measure_curve(
       ],
       'points': points,
       'at': at,
-      'area': _number(line.area(predictor.model.exits[0] / num_layers)),
+      'area': storage.number(line.area(predictor.model.exits[0] / num_layers)),
       'temperatures': predictor.temperatures,
     }
     storage.write_record(folder / f'{split}_{predictor.name}.json', record)
@@ -148,7 +148,3 @@ def _thresholds(predictor) -> list[float]:
       f'{predictor.name} has no ends to space thresholds between: set THRESHOLDS, as in (0, 1, 2).'
     )
   return np.linspace(loose, strict, curves.NUM_THRESHOLDS).tolist()
-
-
-def _number(value: float) -> float | None:
-  return None if np.isnan(value) else value

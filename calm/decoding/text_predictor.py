@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calm import fingerprints, notices, settings
+from calm import fingerprints, notices, settings, storage
 from calm.decoding import generator as generators
 from calm.exits.families import Family
 from calm.exits.rules import NeverExit
@@ -249,7 +249,7 @@ class TextPredictor:
       'prediction': self.vocabulary.decode(decoded.tokens[row, :end].tolist()),
       'units': num_tokens,
       'costs': {'layers': int(exit_layer.sum()), 'logits': int(num_logits.sum())},
-      'log_prob': _number(decoded.log_prob[row]),
+      'log_prob': storage.number(decoded.log_prob[row]),
     }
     if self.per_token:
       result['tokens'] = decoded.tokens[row, given:end].tolist()
@@ -260,9 +260,9 @@ class TextPredictor:
         ('token_log_probs', decoded.token_log_prob),
         ('negative_energies', decoded.negative_energy),
       ):
-        result[name] = [_number(value) for value in values[row, given:end]]
+        result[name] = [storage.number(value) for value in values[row, given:end]]
     if self.generator.draws:
-      result['sampling_log_prob'] = _number(decoded.sampling_log_prob[row])
+      result['sampling_log_prob'] = storage.number(decoded.sampling_log_prob[row])
     return result
 
 
@@ -291,8 +291,3 @@ def best_sample(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
   log_probs = [-math.inf if row['log_prob'] is None else row['log_prob'] for row in samples]
   best = samples[log_probs.index(max(log_probs))]
   return best if len(samples) == 1 else {**best, 'samples': list(samples)}
-
-
-def _number(value):
-  """A float, or None where JSON has no number."""
-  return float(value) if math.isfinite(value) else None

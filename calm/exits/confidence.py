@@ -97,13 +97,17 @@ def largest_probability(logits: jax.Array) -> jax.Array:
   return 1 / jnp.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
 
 
+@within(lambda num_outputs: (-math.log(num_outputs), 0.0))
+def negative_entropy(logits: jax.Array) -> jax.Array:
+  """Minus the entropy of softmax(logits[..., V]), in nats: 0 at most, -log V at least."""
+  log_probs = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32), axis=-1)
+  # A word of probability 0 adds nothing, where 0 * -inf would be NaN.
+  return jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * log_probs).sum(-1)
+
+
 def entropy_confidence(logits: jax.Array) -> jax.Array:
   """1 less the entropy of softmax(logits[..., V]) as a share of log V, the largest possible."""
-  logits = logits.astype(jnp.float32)
-  log_probs = jax.nn.log_softmax(logits, axis=-1)
-  # A word of probability 0 adds nothing, where 0 * -inf would be NaN.
-  terms = jnp.where(jnp.isneginf(log_probs), 0.0, jnp.exp(log_probs) * log_probs)
-  return jnp.clip(1 + terms.sum(-1) / jnp.log(logits.shape[-1]), 0, 1)
+  return jnp.clip(1 + negative_entropy(logits) / jnp.log(logits.shape[-1]), 0, 1)
 
 
 @within(lambda num_outputs: (-math.inf, math.inf))

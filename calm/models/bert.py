@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from calm.models import encoder_layers, layers
-from calm.models.encoder import Encoder, EncoderConfig
+from calm.models.encoder import PARTITION_RULES, Encoder, EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,48 +99,21 @@ class SelfAttention(nn.Module):
     return self.out(jnp.einsum('BNTS,BSNH->BTNH', weights, value).reshape(x.shape))
 
 
-class EncoderLayer(nn.Module):
-  """Self-attention, then feed-forward, each added to its input and the sum normed."""
-
-  config: BertConfig
-
-  def setup(self):
-    cfg = self.config
-    self.attention = SelfAttention(cfg)
-    self.attention_norm = _norm(cfg)
-    self.mlp = encoder_layers.FeedForward(cfg.mlp_dim, cfg.activation, cfg.init_stddev, cfg.dtype)
-    self.mlp_norm = _norm(cfg)
-    self.dropout = layers.Dropout(cfg.dropout_rate)
-
-  def __call__(self, x, mask, deterministic=True):
-    """Maps x[B, T, D] to [B, T, D]; bool mask[B, T] is False at padding."""
-    y = self.attention(x, mask, deterministic)
-    x = self.attention_norm(x + self.dropout(y, deterministic))
-    return self.mlp_norm(x + self.dropout(self.mlp(x), deterministic))
-
-
 class Bert(Encoder):
   """BERT: an `Encoder` in which each position is embedded."""
 
   config: BertConfig
 
-  # How parameters are split over a ('data', 'model') mesh: the first pattern found in the
-  # '/'-joined path decides; what none fits is replicated.
   partition_rules = (
-    (r'word/embedding$', PartitionSpec('model', None)),
     (r'(query|key|value)/kernel$', PartitionSpec(None, 'model')),
     (r'(query|key|value)/bias$', PartitionSpec('model')),
-    (r'out/kernel$', PartitionSpec('model', None)),
-    (r'mlp/wi/kernel$', PartitionSpec(None, 'model')),
-    (r'mlp/wi/bias$', PartitionSpec('model')),
-    (r'mlp/wo/kernel$', PartitionSpec('model', None)),
+    *PARTITION_RULES,
   )
 
   def setup(self):
     cfg = self.config
-    layer = nn.remat(EncoderLayer, static_argnums=(3,)) if cfg.remat else EncoderLayer
     self.embeddings = Embeddings(cfg)
-    self.layers = [layer(cfg) for _ in range(cfg.num_layers)]
+    self.layers = encoder_layers.stack(cfg, SelfAttention)
     self.setup_heads('tanh')
 
   def embed(self, tokens, mask, token_types=None, *, deterministic=True):

@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec
 
 from calm.models import encoder_layers, layers
 from calm.models.disentangled_attention import POSITION_TERMS, DisentangledAttention
-from calm.models.encoder import Encoder, EncoderConfig, training_only
+from calm.models.encoder import PARTITION_RULES, Encoder, EncoderConfig
+from calm.models.layers import training_only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,52 +101,25 @@ class Embeddings(nn.Module):
     return self.dropout(x, deterministic)
 
 
-class EncoderLayer(nn.Module):
-  """Self-attention, then feed-forward, each added to its input and the sum normed."""
-
-  config: DebertaConfig
-
-  def setup(self):
-    cfg = self.config
-    self.attention = DisentangledAttention(cfg)
-    self.attention_norm = _norm(cfg)
-    self.mlp = encoder_layers.FeedForward(cfg.mlp_dim, cfg.activation, cfg.init_stddev, cfg.dtype)
-    self.mlp_norm = _norm(cfg)
-    self.dropout = layers.Dropout(cfg.dropout_rate)
-
-  def __call__(self, x, mask, rel_embeddings, deterministic=True):
-    """Maps x[B, T, D] to [B, T, D]; see `DisentangledAttention`."""
-    y = self.attention(x, mask, rel_embeddings, deterministic)
-    x = self.attention_norm(x + self.dropout(y, deterministic))
-    return self.mlp_norm(x + self.dropout(self.mlp(x), deterministic))
-
-
 class Deberta(Encoder):
   """DeBERTa: an `Encoder` whose layers share one table of relative positions."""
 
   config: DebertaConfig
 
-  # How parameters are split over a ('data', 'model') mesh: the first pattern found in the
-  # '/'-joined path decides; what none fits is replicated.
   partition_rules = (
-    (r'word/embedding$', PartitionSpec('model', None)),
     (r'(query_key_value|position_key|position_query)/kernel$', PartitionSpec(None, 'model')),
     (r'(position_query/|query_|value_)bias$', PartitionSpec('model')),
-    (r'out/kernel$', PartitionSpec('model', None)),
-    (r'mlp/wi/kernel$', PartitionSpec(None, 'model')),
-    (r'mlp/wi/bias$', PartitionSpec('model')),
-    (r'mlp/wo/kernel$', PartitionSpec('model', None)),
+    *PARTITION_RULES,
   )
 
   def setup(self):
     cfg = self.config
-    layer = nn.remat(EncoderLayer, static_argnums=(4,)) if cfg.remat else EncoderLayer
     self.embeddings = Embeddings(cfg)
     if cfg.position_terms:
       shape = (2 * cfg.max_relative_positions, cfg.emb_dim)
       init = nn.initializers.normal(cfg.init_stddev)
       self.rel_embeddings = self.param('rel_embeddings', init, shape, jnp.float32)
-    self.layers = [layer(cfg) for _ in range(cfg.num_layers)]
+    self.layers = encoder_layers.stack(cfg, DisentangledAttention)
     self.setup_heads(cfg.pooler_activation, cfg.pooler_dropout_rate)
 
   def embed(self, tokens, mask, token_types=None, *, deterministic=True):
@@ -158,4 +132,4 @@ class Deberta(Encoder):
   def layer(self, index, state, mask, *, deterministic=True):
     """The state after layer `index` (from 0) of the state before it, both [B, T, D]."""
     rel_embeddings = self.rel_embeddings if self.config.position_terms else None
-    return self.layers[index](state, mask, rel_embeddings, deterministic)
+    return self.layers[index](state, mask, deterministic, rel_embeddings)

@@ -9,14 +9,21 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from calm import settings
 from calm.models import encoder_layers, layers
+from calm.models.layers import training_only
 
-
-def training_only(default):
-  """A field that changes nothing of what is computed without dropout: no result depends on it."""
-  return dataclasses.field(default=default, metadata={'identity': False})
+# How parameters are split over a ('data', 'model') mesh, whatever the attention: the first pattern
+# found in the '/'-joined path decides; what none fits is replicated.
+PARTITION_RULES = (
+  (r'word/embedding$', PartitionSpec('model', None)),
+  (r'out/kernel$', PartitionSpec('model', None)),
+  (r'mlp/wi/kernel$', PartitionSpec(None, 'model')),
+  (r'mlp/wi/bias$', PartitionSpec('model')),
+  (r'mlp/wo/kernel$', PartitionSpec('model', None)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +68,11 @@ class EncoderConfig:
 
   def __post_init__(self):
     # Names arrive from gin and JSON; keep the config hashable and comparable.
-    object.__setattr__(self, 'dtype', jnp.dtype(self.dtype))
+    object.__setattr__(self, 'dtype', layers.dtype_of_activations(self.dtype))
     for field in self._activations:
       if getattr(self, field) not in layers.ACTIVATIONS:
         known = sorted(layers.ACTIVATIONS)
         raise ValueError(f'{field}: {getattr(self, field)!r} is not one of {known}.')
-    if self.dtype not in (jnp.float32, jnp.bfloat16):
-      raise ValueError(f'dtype: {self.dtype} is neither float32 nor bfloat16.')
     for field in self._sizes:
       if getattr(self, field) < 1:
         raise ValueError(f'{field} must be positive, not {getattr(self, field)}.')

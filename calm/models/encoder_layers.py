@@ -1,4 +1,4 @@
-"""The parts encoders such as BERT are made of: biased products, layer norm, feed-forward, pooler.
+"""The parts encoders such as BERT are made of: biased products, norm, feed-forward, layer, pooler.
 
 Normed after each block ("post-norm"), unlike T5. B batch, T length, D emb_dim, F mlp_dim.
 """
@@ -83,3 +83,30 @@ class Pooler(nn.Module):
     """Maps states x[..., D] to [..., D]."""
     x = Dense(self.emb_dim, self.init_stddev, self.dtype, name='dense')(x)
     return layers.ACTIVATIONS[self.activation](x)
+
+
+class EncoderLayer(nn.Module):
+  """Self-attention, then feed-forward, each added to its input and the sum normed."""
+
+  config: Any
+  attention_kind: Any  # a module of (x, mask, what else it looks at, deterministic)
+
+  def setup(self):
+    cfg = self.config
+    self.attention = self.attention_kind(cfg)
+    self.attention_norm = LayerNorm(cfg.norm_epsilon, cfg.dtype)
+    self.mlp = FeedForward(cfg.mlp_dim, cfg.activation, cfg.init_stddev, cfg.dtype)
+    self.mlp_norm = LayerNorm(cfg.norm_epsilon, cfg.dtype)
+    self.dropout = layers.Dropout(cfg.dropout_rate)
+
+  def __call__(self, x, mask, deterministic=True, *more):
+    """Maps x[B, T, D] to [B, T, D]; bool mask[B, T] is False at padding, `more` the attention's."""
+    y = self.attention(x, mask, *more, deterministic)
+    x = self.attention_norm(x + self.dropout(y, deterministic))
+    return self.mlp_norm(x + self.dropout(self.mlp(x), deterministic))
+
+
+def stack(config, attention_kind):
+  """The layers of an encoder, for `setup`; with config.remat, activations are computed again."""
+  layer = nn.remat(EncoderLayer, static_argnums=(3,)) if config.remat else EncoderLayer
+  return [layer(config, attention_kind) for _ in range(config.num_layers)]

@@ -4,11 +4,10 @@ https://huggingface.co/docs/transformers/model_doc/deberta; names of tensors are
 encoders (`calm.models.huggingface_encoder`) but for the attention's.
 """
 
-from calm.models import huggingface_encoder, safetensors_directory
+from calm.models import huggingface_encoder
 from calm.models.deberta import Deberta, DebertaConfig
 from calm.models.disentangled_attention import POSITION_TERMS
-from calm.models.foreign_config import BELOW_ONE
-from calm.models.huggingface_encoder import ACTIVATIONS, EncoderDirectory
+from calm.models.huggingface_encoder import ACTIVATIONS, SIZES, EncoderDirectory
 
 LATER_VERSIONS = (
   'versions 2 and 3 of DeBERTa are other networks (distances in logarithmic buckets, positions '
@@ -28,14 +27,6 @@ _NAMES = (
 _REL_EMBEDDINGS = 'encoder.rel_embeddings.weight'
 _POSITIONS = 'embeddings.position_embeddings.weight'
 
-# Sizes: our names, and those of config.json.
-_SIZES = {
-  'vocab_size': 'vocab_size',
-  'emb_dim': 'hidden_size',
-  'num_heads': 'num_attention_heads',
-  'mlp_dim': 'intermediate_size',
-  'num_layers': 'num_hidden_layers',
-}
 _NUMBERS = {
   'norm_epsilon': 'layer_norm_eps',
   'init_stddev': 'initializer_range',
@@ -62,7 +53,7 @@ class Directory(EncoderDirectory):
   pooler_in_base = False
   architecture = 'DebertaForSequenceClassification'
   base_architecture = 'DebertaModel'
-  fields = (*_SIZES, *_MORE, *_ACTIVATIONS, 'norm_epsilon', 'position_terms')
+  fields = (*SIZES, *_MORE, *_ACTIVATIONS, 'norm_epsilon', 'position_terms')
   names = _NAMES
   no_account = frozenset({'legacy', 'padding_idx'})
 
@@ -77,11 +68,7 @@ class Directory(EncoderDirectory):
     return sorted({*names, *(unread & self.shapes.keys())})
 
   def _fields(self, settings):
-    fields = {ours: settings.size(name) for ours, name in _SIZES.items()}
-    for ours, name in _NUMBERS.items():
-      if name in settings:
-        high = BELOW_ONE if ours.endswith('dropout_rate') else 1
-        fields[ours] = settings.number(name, low=0, high=high)
+    fields = huggingface_encoder.read_numbers(settings, _NUMBERS)
     for ours, name in _ACTIVATIONS.items():
       fields[ours] = ACTIVATIONS[settings.choice(name, ACTIVATIONS, 'gelu')]
     fields['num_token_types'] = settings.size('type_vocab_size', 0, low=0)
@@ -97,45 +84,21 @@ class Directory(EncoderDirectory):
     _refuse_others(settings, fields['emb_dim'], fields['num_heads'])
     return fields
 
-
-def save(directory, config, params, *, dtype='float32', vocabulary_path=None, labels=()):
-  """Writes a directory that transformers' DebertaModel loads; returns its path.
-
-  With a classifier it is a DebertaForSequenceClassification. An interrupted call leaves nothing
-  that looks whole.
-
-  Args:
-    directory: is made; may exist if it holds nothing else than such an export.
-    config: the DebertaConfig of `params`.
-    params: the parameters, a nested dict of arrays.
-    dtype: of the written weights, 'float32' or 'bfloat16'.
-    vocabulary_path: a directory whose tokenizer's files are copied beside the weights.
-    labels: names of the classifier's labels; by default LABEL_0 and so on.
-
-  Raises:
-    FileExistsError: `directory` holds other files; nothing is changed.
-    FileNotFoundError: there is no tokenizer at `vocabulary_path`.
-    ValueError: no directory, or the parameters do not fit `config`, or the labels the classifier.
-  """
-  tensors, head = huggingface_encoder.export(Directory, config, params, labels)
-  settings = {**_to_settings(config), **head, 'torch_dtype': dtype}
-  beside = huggingface_encoder.tokenizer_files(vocabulary_path)
-  return safetensors_directory.write(directory, settings, tensors, dtype, beside)
-
-
-def _to_settings(config):
-  names = _SIZES | _NUMBERS | _MORE
-  activations = {
-    name: huggingface_encoder.written_activation(getattr(config, ours))
-    for ours, name in _ACTIVATIONS.items()
-  }
-  return {
-    'model_type': 'deberta',
-    'relative_attention': bool(config.position_terms),
-    'pos_att_type': list(config.position_terms),
-    **activations,
-    **{name: getattr(config, ours) for ours, name in names.items()},
-  }
+  @staticmethod
+  def settings_of(config):
+    """What config.json says of a config, all but of the heads."""
+    names = SIZES | _NUMBERS | _MORE
+    activations = {
+      name: huggingface_encoder.written_activation(getattr(config, ours))
+      for ours, name in _ACTIVATIONS.items()
+    }
+    return {
+      'model_type': 'deberta',
+      'relative_attention': bool(config.position_terms),
+      'pos_att_type': list(config.position_terms),
+      **activations,
+      **{name: getattr(config, ours) for ours, name in names.items()},
+    }
 
 
 def _refuse_others(settings, emb_dim, num_heads):

@@ -11,11 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from calm import model_folders
-from calm.models import parameters, safetensors_directory
-from calm.models.foreign_config import NO_ACCOUNT, Settings, require_sizes
+from calm.models import safetensors_directory
+from calm.models.foreign_config import BELOW_ONE, NO_ACCOUNT, Settings, require_sizes
 from calm.models.safetensors_directory import CONFIG
 
+# Sizes: our names, and those of config.json.
+SIZES = {
+  'vocab_size': 'vocab_size',
+  'emb_dim': 'hidden_size',
+  'num_heads': 'num_attention_heads',
+  'mlp_dim': 'intermediate_size',
+  'num_layers': 'num_hidden_layers',
+}
 # hidden_act, and our name of it; of several that mean one, the first is written.
 ACTIVATIONS = {
   'gelu': 'exact_gelu',
@@ -43,15 +50,6 @@ NAMES = (
   (r'layers_(\d+)/mlp_norm/(\w+)', r'encoder.layer.\1.output.LayerNorm/\2'),
   (r'pooler/dense/(\w+)', r'pooler.dense/\1'),
   (r'classifier/(\w+)', r'classifier/\1'),
-)
-TOKENIZER_FILES = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'vocab.txt',
-  'vocab.json',
-  'merges.txt',
 )
 # Settings of any encoder that change nothing of its states and logits.
 _NO_ACCOUNT = frozenset({
@@ -132,6 +130,11 @@ class EncoderDirectory:
     except ValueError as error:
       raise ValueError(f'{settings.path}: {error}') from None
     settings.finish(NO_ACCOUNT | _NO_ACCOUNT | self.no_account)
+
+  @staticmethod
+  def settings_of(config):
+    """What config.json says of a config, all but of the heads."""
+    raise NotImplementedError
 
   def _fields(self, settings):
     """The fields of the config that `settings` tell, all but those of the heads."""
@@ -218,13 +221,26 @@ class EncoderDirectory:
     rows, *_ = self.shapes.get(f'{_CLASSIFIER}weight') or (0,)
     if self.architecture not in architectures:
       # Of a network that does not say what it is, the parameters tell.
-      return _default_labels(rows if pooler and not architectures else 0)
+      return default_labels(rows if pooler and not architectures else 0)
     if 'id2label' not in settings:
-      return _default_labels(settings.size('num_labels', rows or 2))
+      return default_labels(settings.size('num_labels', rows or 2))
     names = values['id2label']
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
       settings.refuse('id2label', 'it must name labels 0, 1, ...')
     return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
+def read_numbers(settings, names):
+  """The sizes of an encoder and its numbers, as far as they are set, by our names.
+
+  `names` are our names of the numbers, and those of config.json.
+  """
+  fields = {ours: settings.size(name) for ours, name in SIZES.items()}
+  for ours, name in names.items():
+    if name in settings:
+      high = BELOW_ONE if ours.endswith('dropout_rate') else 1
+      fields[ours] = settings.number(name, low=0, high=high)
+  return fields
 
 
 def written_activation(ours):
@@ -241,61 +257,8 @@ def name_of(flat, names=NAMES):
   return None
 
 
-def export(kind, config, params, labels=()):
-  """What is written of a network: its tensors, and what config.json says of its head.
-
-  Args:
-    kind: the EncoderDirectory that would read it.
-    config: of `params`.
-    params: the parameters, a nested dict of arrays.
-    labels: names of the classifier's labels; by default LABEL_0 and so on.
-
-  Returns:
-    Arrays by transformers' name, and a dict of settings.
-
-  Raises:
-    ValueError: the parameters do not fit `config`, or the labels the classifier.
-  """
-  flat = parameters.flatten(params)
-  shapes = {name: np.shape(value) for name, value in flat.items()}
-  parameters.require_fit('params', parameters.shapes(kind.network(config)), shapes)
-  if labels and len(set(labels)) != config.num_labels:
-    raise ValueError(f'There are {len(set(labels))} labels, and the model has {config.num_labels}.')
-  theirs = {name: name_of(name, kind.names) for name in flat}
-  # Beside a head, the base lies under its prefix.
-  prefix = kind.prefix if any(map(kind.in_head, theirs.values())) else ''
-  tensors = {}
-  for name, value in flat.items():
-    value = np.asarray(value).T if name.endswith('kernel') else np.asarray(value)
-    tensors[theirs[name] if kind.in_head(theirs[name]) else prefix + theirs[name]] = value
-  if not config.num_labels:
-    return tensors, {'architectures': [kind.base_architecture]}
-  names = tuple(labels) or _default_labels(config.num_labels)
-  return tensors, {
-    'architectures': [kind.architecture],
-    'id2label': {str(i): name for i, name in enumerate(names)},
-    'label2id': {name: i for i, name in enumerate(names)},
-  }
-
-
-def tokenizer_files(directory):
-  """The tokenizer's files in a directory by name, None where there is none.
-
-  Raises:
-    FileNotFoundError: there is none at all.
-  """
-  if directory is None:
-    return dict.fromkeys(TOKENIZER_FILES)
-  folder = model_folders.transformer_folder(directory)
-  found = {name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()}
-  if not found:
-    raise FileNotFoundError(
-      f'{directory} holds no tokenizer: none of {", ".join(TOKENIZER_FILES)}.'
-    )
-  return {name: found.get(name) for name in TOKENIZER_FILES}
-
-
-def _default_labels(number):
+def default_labels(number):
+  """What transformers calls labels that have no names."""
   return tuple(f'LABEL_{i}' for i in range(number))
 
 

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from calm import settings
+
 NEG_INF = -1e10  # T5X's masked score: finite, so that a fully masked row stays free of NaN.
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -27,6 +29,26 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'silu': nn.silu,
   'tanh': nn.tanh,
 }
+
+
+def training_only(default):
+  """A field that changes nothing of what is computed without dropout: no result depends on it."""
+  return dataclasses.field(default=default, metadata={'identity': False})
+
+
+def dtype_of_activations(value):
+  """A type of activations, from its name or as it is.
+
+  Raises:
+    SettingError: it is neither float32 nor bfloat16.
+  """
+  try:
+    dtype = jnp.dtype(value)
+  except TypeError:
+    dtype = None
+  if dtype not in (jnp.float32, jnp.bfloat16):
+    raise settings.SettingError('dtype', value, "'float32' or 'bfloat16'")
+  return dtype
 
 
 def scaled_normal(divisor=1.0):

@@ -1,6 +1,7 @@
 """Weights in and out: T5X checkpoints, and directories of Hugging Face transformers."""
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from calm import model_folders, settings, storage
 from calm.models import (
   huggingface_bert,
   huggingface_deberta,
+  huggingface_encoder_export,
   huggingface_t5,
   parameters,
   safetensors_directory,
@@ -31,8 +33,8 @@ READERS = {
 NO_READERS = {'deberta-v2': huggingface_deberta.LATER_VERSIONS}
 # What writes one, by the class of the network's config.
 WRITERS: dict[type, Any] = {
-  BertConfig: huggingface_bert.save,
-  DebertaConfig: huggingface_deberta.save,
+  BertConfig: functools.partial(huggingface_encoder_export.save, huggingface_bert.Directory),
+  DebertaConfig: functools.partial(huggingface_encoder_export.save, huggingface_deberta.Directory),
   T5Config: huggingface_t5.save,
 }
 

@@ -19,23 +19,7 @@ from jax.sharding import PartitionSpec
 
 from calm import settings
 from calm.models import layers
-from calm.models.layers import KeysValues
-
-
-def _training_only(default):
-  """A field that changes nothing of what is computed without dropout: no result depends on it."""
-  return dataclasses.field(default=default, metadata={'identity': False})
-
-
-def _dtype(value):
-  """A type of activations, from its name or as it is."""
-  try:
-    dtype = jnp.dtype(value)
-  except TypeError:
-    dtype = None
-  if dtype not in (jnp.float32, jnp.bfloat16):
-    raise settings.SettingError('dtype', value, "'float32' or 'bfloat16'")
-  return dtype
+from calm.models.layers import KeysValues, training_only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +39,21 @@ class T5Config:
   relpos_num_buckets: Annotated[int, settings.Range(4)] = 32
   relpos_max_distance: settings.Count = 128
   norm_epsilon: settings.NonNegative = 1e-6
-  dropout_rate: Annotated[float, settings.Range(0, 1, below=True)] = _training_only(0.1)
+  dropout_rate: Annotated[float, settings.Range(0, 1, below=True)] = training_only(0.1)
   # As in T5, one draw serves all positions of a row; False draws for each position.
-  dropout_broadcast: bool = _training_only(True)
+  dropout_broadcast: bool = training_only(True)
   # Of activations; parameters, norms, softmax and logits are float32. A name, as in 'bfloat16',
   # or a type.
   dtype: Any = jnp.float32
   exit_classifier: bool = False  # D + 1 parameters more: may a token stop after this layer?
   # Recompute a layer's activations in the backward pass, to save memory.
-  remat: bool = _training_only(False)
+  remat: bool = training_only(False)
 
   def __post_init__(self):
     settings.check_fields(self)
     # Lists and names arrive from gin and JSON; keep the config hashable and comparable.
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
-    object.__setattr__(self, 'dtype', _dtype(self.dtype))
+    object.__setattr__(self, 'dtype', layers.dtype_of_activations(self.dtype))
     for name in self.mlp_activations:
       if name not in layers.ACTIVATIONS:
         wanted = f'one or more of {", ".join(layers.ACTIVATIONS)}'

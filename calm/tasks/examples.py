@@ -12,7 +12,7 @@ from typing import Any
 import seqio
 
 from calm.tasks import text
-from calm.tasks.labelled import LabelledSource
+from calm.tasks.labelled import is_labelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read(task: seqio.Task, split: str) -> Iterator[Example]:
   Raises:
     ValueError: as `evaluation_examples`, but for an empty split, which yields nothing.
   """
-  if isinstance(getattr(task, 'source', None), LabelledSource):
+  if is_labelled(task):
     text.check_split(task, split)
     for index, (where, texts, label, raw) in enumerate(task.source.labelled(split)):
       yield Example(index, where, texts, task.source.labels.written(label), raw)
@@ -76,7 +76,7 @@ def postprocess_targets(task: seqio.Task, examples: Sequence[Example]) -> list[A
   Raises:
     ValueError: an example of labelled texts has no label; names it.
   """
-  if isinstance(getattr(task, 'source', None), LabelledSource):
+  if is_labelled(task):
     unknown = next((example.where for example in examples if not example.target), None)
     if unknown is not None:
       raise ValueError(f'{unknown}: there is no label to compare with: choose another split.')

@@ -124,15 +124,28 @@ def from_public(name: str, *, tfds_data_dir: str | None = None) -> seqio.Task:
   return task(name, LabelledSource(read, form, list(listed.splits)), listed.metrics)
 
 
-def labels_of(task: seqio.Task) -> Form:
-  """What is asked of a classifier in a task of labelled texts.
+def source_of(task: seqio.Task) -> LabelledSource:
+  """The records of a task of labelled texts.
 
   Raises:
     ValueError: the task is another.
   """
-  if not isinstance(task.source, LabelledSource):
-    raise ValueError(f'Task {task.name!r} has no labels: give one of calm.tasks.labelled.')
-  return task.source.labels
+  if not is_labelled(task):
+    raise ValueError(
+      f'Task {task.name!r} has no labels, but texts to be generated: give one of'
+      ' calm.tasks.labelled.'
+    )
+  return task.source
+
+
+def is_labelled(task: Any) -> bool:
+  """Whether a task is one of labelled texts."""
+  return isinstance(getattr(task, 'source', None), LabelledSource)
+
+
+def labels_of(task: seqio.Task) -> Form:
+  """What is asked of a classifier in a task of labelled texts; errors are those of `source_of`."""
+  return source_of(task).labels
 
 
 def _form_of(name):
