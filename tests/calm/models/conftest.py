@@ -1,14 +1,16 @@
 """Small networks with random weights, and vocabularies, for the tests of this folder."""
 
 import io
+import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import sentencepiece
 
-from calm.models import parameters, t5
+from calm.models import parameters, pretrained, t5
 
 FIXTURES = Path(__file__).parents[2] / 'fixtures'
 
@@ -107,3 +109,20 @@ def sentencepiece_model():
     return model.getvalue()
 
   return make
+
+
+@pytest.fixture
+def altered_export(tmp_path):
+  """Exports params for transformers and lets `change(settings, tensors)` alter what is written."""
+
+  def write(config, params, change=None):
+    directory = pretrained.save_huggingface(tmp_path / 'exported', config, params)
+    settings = json.loads((directory / 'config.json').read_text())
+    tensors = safetensors.numpy.load_file(directory / 'model.safetensors')
+    if change is not None:
+      change(settings, tensors)
+    (directory / 'config.json').write_text(json.dumps(settings))
+    safetensors.numpy.save_file(tensors, directory / 'model.safetensors')
+    return directory
+
+  return write

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from calm.models import bert, huggingface_bert, pretrained, t5
 
@@ -36,18 +36,11 @@ def params(varied_encoder):
 
 
 @pytest.fixture
-def export(tmp_path, varied_encoder):
+def export(altered_export, varied_encoder):
   """Writes a config's params and lets `change` alter settings and tensors; gives the directory."""
 
-  def write(config=TINY, change=lambda settings, tensors: None):
-    params = varied_encoder(bert.Bert(config))
-    directory = pretrained.save_huggingface(tmp_path / 'exported', config, params)
-    settings = json.loads((directory / 'config.json').read_text())
-    tensors = load_file(directory / 'model.safetensors')
-    change(settings, tensors)
-    (directory / 'config.json').write_text(json.dumps(settings))
-    save_file(tensors, directory / 'model.safetensors')
-    return directory
+  def write(config=TINY, change=None):
+    return altered_export(config, varied_encoder(bert.Bert(config)), change)
 
   return write
 

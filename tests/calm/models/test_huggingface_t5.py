@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import seqio
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from calm.models import pretrained, t5
 
@@ -17,17 +17,11 @@ TIED = dataclasses.replace(TINY, mlp_activations=('relu',), logits_via_embedding
 
 
 @pytest.fixture
-def export(tmp_path, varied_params):
+def export(altered_export, varied_params):
   """Writes a config's params and lets `change` alter settings and tensors; gives the directory."""
 
-  def write(config=TINY, change=lambda settings, tensors: None):
-    directory = pretrained.save_huggingface(tmp_path / 'exported', config, varied_params(config))
-    settings = json.loads((directory / 'config.json').read_text())
-    tensors = load_file(directory / 'model.safetensors')
-    change(settings, tensors)
-    (directory / 'config.json').write_text(json.dumps(settings))
-    save_file(tensors, directory / 'model.safetensors')
-    return directory
+  def write(config=TINY, change=None):
+    return altered_export(config, varied_params(config), change)
 
   return write
 
