@@ -4,9 +4,21 @@ Every process of a run is given the same command; process 0 alone writes what is
 """
 
 import argparse
+import contextlib
 import re
+from collections.abc import Iterator
 
 FLAGS = ('--coordinator_address', '--process_count', '--process_index')
+LOST = 'The other processes of this run do not answer: {}. Start all again with the same command.'
+
+# In messages of Gloo, of JAX's coordination service, and of Orbax about the latter.
+_OF_OTHERS = (
+  r'(?i)gloo|operation to complete|barrier|coordination|deadline_exceeded|unavailable|heartbeat'
+)
+
+
+class ProcessError(ConnectionError):
+  """Another process of the run has ended, or is too far behind."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +72,19 @@ def join(args: argparse.Namespace, shared: bool) -> None:
   _refuse(jax.process_count(), shared)
   # Now they wait for each other; later, one that reads its data for long would keep them too long.
   multihost_utils.sync_global_devices('joined')
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+  """Raises ProcessError for what fails inside because another process has ended or lags behind."""
+  import jax
+
+  try:
+    yield
+  except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+    if jax.process_count() == 1 or not re.search(_OF_OTHERS, str(error)):
+      raise
+    raise ProcessError(LOST.format(str(error).strip().partition('\n')[0])) from error
 
 
 def _check(coordinator_address: str, process_count: int, process_index: int) -> None:

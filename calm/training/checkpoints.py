@@ -40,6 +40,21 @@ def steps(workdir):
   return sorted(int(path.name) for path in folder.iterdir() if re.fullmatch('[0-9]+', path.name))
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which asks nobody whether the run is to stop.
+
+  JAX has all processes stop one step after the latest that any of them asked about last. Orbax asks
+  about a checkpoint's own step once that is written, in a thread of process 0 and when its loop is
+  further on: the others would then stop at a step that process 0 has left behind, and each wait for
+  the other.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    """False: `Signals` alone asks."""
+    del step
+    return False
+
+
 class Checkpoints:
   """Saves and restores one run's checkpoints, keeping the newest `keep`.
 
@@ -68,9 +83,7 @@ class Checkpoints:
         create=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
       )
-      self._manager = ocp.CheckpointManager(
-        self._folder, options=options, item_names=('state', 'progress')
-      )
+      self._manager = _Manager(self._folder, options=options, item_names=('state', 'progress'))
     return self._manager
 
   def save(self, step, state, progress):

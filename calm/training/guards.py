@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from calm import storage
+from calm import processes, storage
 
 LOCK = '.train.lock'
 
@@ -36,10 +36,15 @@ def reason(error):
 
 @contextlib.contextmanager
 def writing(path):
-  """Raises WorkdirError, with `path` and the mend, for whatever fails inside."""
+  """Raises WorkdirError, with `path` and the mend, for whatever fails inside.
+
+  Raises:
+    ProcessError: what fails is that another process of the run does not answer.
+  """
   try:
-    yield
-  except WorkdirError:
+    with processes.answering():
+      yield
+  except (WorkdirError, processes.ProcessError):
     raise
   except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk.
     raise WorkdirError(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
-from calm import notices, settings
+from calm import notices, processes, settings
 from calm.training import losses, resuming, sharding
 from calm.training.checkpoints import Checkpoints
 from calm.training.guards import PendingSteps, Signals, alone, make_workdir
@@ -77,6 +77,7 @@ def train(
     KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, after a checkpoint has been saved.
     WorkdirError: the workdir cannot be written, as when the disk is full.
     BusyError: another process trains in the workdir; names it.
+    ProcessError: another process of this run has ended, or lags far behind.
     CheckpointError: checkpoints that do not fit, or of which none can be read.
     ValueError: settings that cannot be.
   """
@@ -96,6 +97,7 @@ def train(
   make_workdir(workdir)
   notices.devices()
   with contextlib.ExitStack() as resources:
+    resources.enter_context(processes.answering())
     resources.enter_context(alone(workdir))
     trainer = Trainer(
       objective,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from calm.models import t5
 from calm.training import checkpoints, digests, guards
@@ -47,6 +48,19 @@ def test_only_the_newest_are_kept(tmp_path):
     store.save(step, _state(step), {})
   store.close()
   assert checkpoints.steps(tmp_path) == [3, 4]
+
+
+def test_saving_never_asks_whether_the_run_is_to_stop(tmp_path, monkeypatch):
+  """Processes would agree on a step that one of them has left behind: the last one asked about."""
+  asked = []
+  monkeypatch.setattr(
+    multihost_utils, 'reached_preemption_sync_point', lambda step: asked.append(step)
+  )
+  store = checkpoints.Checkpoints(tmp_path, keep=1)
+  for step in (1, 2):
+    store.save(step, _state(step), {})
+  store.close()
+  assert asked == []
 
 
 def _damage(folder, how):

@@ -32,7 +32,7 @@ def test_two_processes_stop_save_go_on_and_agree_with_one(tmp_path, two, run, cu
   workdir = tmp_path / 'two'
   preempted = [f'--gin.SIGNALS={{4: {signal.SIGTERM.value}}}']
   both = two(f'--workdir={workdir}', '--gin.STEPS=100_000', second=preempted)
-  errors = [process.communicate()[1] for process in both]
+  errors = [process.communicate(timeout=600)[1] for process in both]
   assert [process.returncode for process in both] == [143, 143], errors
   assert not any('Traceback' in text for text in errors)
   stopped = checkpoints.steps(workdir)[-1]
@@ -46,7 +46,7 @@ def test_two_processes_stop_save_go_on_and_agree_with_one(tmp_path, two, run, cu
   )  # fmt: skip
   results = []
   for process in both:
-    out, text = process.communicate()
+    out, text = process.communicate(timeout=600)
     assert process.returncode == 0, text
     results.append(json.loads(out.splitlines()[-1]))  # After a line of Gloo's.
   assert checkpoints.steps(workdir)[-1] == num_steps

@@ -2,6 +2,7 @@ import resource
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -139,3 +140,18 @@ def test_a_folder_in_the_way_of_the_metrics_is_named(tmp_path, run):
   (tmp_path / 'metrics.jsonl').mkdir()
   with pytest.raises(guards.WorkdirError, match=f'{tmp_path} cannot be written: .*directory'):
     run(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('count', 'error', 'raised'),
+  [
+    (2, TimeoutError('Timed out while waiting for async_commit_complete barrier.'), 'not answer'),
+    (2, jax.errors.JaxRuntimeError('1800000ms for recv operation to complete'), 'not answer'),
+    (2, ValueError('NOT_FOUND: Error opening "zarr" driver'), 'Make room there'),
+    (1, TimeoutError('barrier'), 'Make room there'),
+  ],
+)
+def test_others_that_do_not_answer_are_no_full_disk(monkeypatch, count, error, raised):
+  monkeypatch.setattr(jax, 'process_count', lambda: count)
+  with pytest.raises(OSError, match=raised), guards.writing('run'):
+    raise error
