@@ -177,22 +177,25 @@ def others(config, params, texts, batch_size) -> list[System]:
     found = [System('transformers', torch_run, depth)]
     try:
       import onnxruntime
+      import onnxscript  # noqa: F401, torch exports by it.
     except ImportError:
-      print('onnxruntime is not installed: left out.', file=sys.stderr)
+      print('onnxruntime and onnxscript are not installed: left out.', file=sys.stderr)
       return found
     exported = Path(folder, 'bert.onnx')
-    axes = {0: 'batch', 1: 'length'}
+    sizes = {0: torch.export.Dim('batch'), 1: torch.export.Dim('length')}
+    example = torch.ones((2, 8), dtype=torch.int64)
     with torch.inference_mode():
       torch.onnx.export(
         _Pooled(model),
-        tensors[0],
-        str(exported),
+        (example, example.clone()),
+        exported,
         input_names=['tokens', 'mask'],
         output_names=['pooled'],
-        dynamic_axes={'tokens': axes, 'mask': axes},
-        dynamo=False,
+        dynamic_shapes=(sizes, sizes),
+        dynamo=True,
+        verbose=False,
       )
-    session = onnxruntime.InferenceSession(exported.read_bytes())
+    session = onnxruntime.InferenceSession(exported)
     feeds = [{'tokens': tokens.numpy(), 'mask': mask.numpy()} for tokens, mask in tensors]
 
     def onnx_run():
@@ -219,7 +222,7 @@ def _Pooled(model):
     def forward(self, tokens, mask):
       return self.model(input_ids=tokens, attention_mask=mask).pooler_output
 
-  return Pooled()
+  return Pooled().eval()
 
 
 def comparisons(config, params, batch_size, length, num_rows, with_others) -> list[Comparison]:

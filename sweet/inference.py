@@ -8,10 +8,11 @@ threshold.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from calm.exits import buckets, stopping
@@ -51,6 +52,9 @@ class StagedRun:
   measure: stopping.ExampleMeasure
   max_batch_size: int = 32
   max_length: int = 512
+  _parts: dict[str, Any] = dataclasses.field(
+    default_factory=dict, init=False, repr=False, compare=False
+  )
 
   def __post_init__(self):
     for name in ('max_batch_size', 'max_length'):
@@ -75,17 +79,28 @@ class StagedRun:
     Raises:
       ValueError: the threshold is NaN.
     """
-    value = stopping.as_threshold(threshold)
+    value = _scalar(float(stopping.as_threshold(threshold)))
     last = len(self.model.exits)
-    by = np.ones(last, np.float32) if temperatures is None else np.asarray(temperatures, np.float32)
+    by = [_scalar(1.0 if temperatures is None else float(temperatures[k])) for k in range(last)]
     outputs = np.zeros((len(texts), self.model.config.num_outputs), np.float32)
     answers = Answers(np.zeros(len(texts), np.int32), outputs, np.zeros(len(texts), np.float32))
+    parts = self._parts_of(params)
     batches = list(self._batches([_Row(i, *text) for i, text in enumerate(texts)]))
     for k in range(1, last + 1):
-      staying = [self._stage(params, k, batch, value, by[k - 1], answers) for batch in batches]
+      staying = [self._stage(parts, k, batch, value, by[k - 1], answers) for batch in batches]
       if k < last:
         batches = list(self._regrouped(batches, staying))
+      if not batches:
+        break
     return answers
+
+  def _parts_of(self, params) -> list[Any]:
+    """What each stage reads of `params`: an argument of a program costs time even if unread."""
+    if self._parts.get('params') is not params:
+      exits = range(1, len(self.model.exits) + 1)
+      stages = [_only(params, functools.partial(self.model.reads, k)) for k in exits]
+      self._parts.update(params=params, stages=stages)
+    return self._parts['stages']
 
   def everything(
     self, params: Any, texts: Sequence[tuple[np.ndarray, np.ndarray]]
@@ -109,10 +124,10 @@ class StagedRun:
           scores[batch.rows, k - 1] = np.asarray(score)[:count]
     return found, scores if scored else None
 
-  def _stage(self, params, k, batch, threshold, temperature, answers) -> np.ndarray:
+  def _stage(self, parts, k, batch, threshold, temperature, answers) -> np.ndarray:
     """Runs a stage in place, writes down who leaves; bool[n], who of the batch's rows stays."""
-    batch.state, batch.seen, outputs, confidences, leaves = stage(
-      params,
+    batch.state, batch.seen, said = stage(
+      parts[k - 1],
       batch.inputs,
       batch.state,
       batch.seen,
@@ -122,15 +137,13 @@ class StagedRun:
       measure=self.measure,
       k=k,
     )
-    count = len(batch.rows)
-    outputs, confidences, leaves = (
-      np.asarray(one)[:count] for one in (outputs, confidences, leaves)
-    )
-    leaves = leaves | (k == len(self.model.exits))
-    gone = np.array(batch.rows, int)[leaves]
-    answers.exits[gone] = k
-    answers.outputs[gone] = outputs[leaves]
-    answers.confidences[gone] = confidences[leaves]
+    said = np.asarray(said)[: len(batch.rows)]
+    leaves = said[:, -1] > 0 if k < len(self.model.exits) else np.ones(len(said), bool)
+    if leaves.any():
+      gone = np.array(batch.rows, int)[leaves]
+      answers.exits[gone] = k
+      answers.outputs[gone] = said[leaves, :-2]
+      answers.confidences[gone] = said[leaves, -2]
     return ~leaves
 
   def _regrouped(self, batches, staying) -> Iterator[_Batch]:
@@ -157,7 +170,7 @@ class StagedRun:
       'token_types': pad_rows([row.token_types for row in rows], length, size),
       'lengths': np.array([len(row.tokens) for row in rows] + [0] * (size - len(rows)), np.int32),
     }
-    state, seen = None, self.measure.init(size)
+    state, seen = None, _fresh(self.measure, size)  # type: ignore[arg-type]
     if rows[0].state is not None:
       state = np.zeros((size, length, rows[0].state.shape[-1]), rows[0].state.dtype)
       for i, row in enumerate(rows):
@@ -165,9 +178,21 @@ class StagedRun:
     if rows[0].seen is not None:
       stacked = jax.tree.map(lambda *values: np.stack(values), *[row.seen for row in rows])
       seen = jax.tree.map(
-        lambda own, fresh: np.concatenate([own, fresh[len(own) :]]), stacked, seen
+        lambda own, fresh: np.concatenate([own, np.asarray(fresh)[len(own) :]]), stacked, seen
       )
     return _Batch([row.index for row in rows], inputs, state, seen)
+
+
+@functools.lru_cache(maxsize=256)
+def _scalar(value: float) -> jax.Array:
+  """A float32 that is on the device already: to hand one over costs as much as a small layer."""
+  return jnp.float32(value)
+
+
+@functools.lru_cache(maxsize=64)
+def _fresh(measure: stopping.ExampleMeasure, size: int) -> Any:
+  """What a measure knows of rows at first, on the device."""
+  return jax.device_put(measure.init(size))
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'k'))
@@ -181,15 +206,17 @@ def stage(params, inputs, state, seen, threshold, temperature, *, model, measure
   """One stage of all rows of a batch, compiled.
 
   Returns:
-    (state at exit k, what the measure has seen, outputs[B, C] over the temperature,
-    confidences[B], bool[B] where that reaches the threshold).
+    (state at exit k, what the measure has seen, float32[B, C + 2] of outputs over the temperature,
+    confidence, and 1 where that reaches the threshold, else 0).
   """
   state, outputs, scores = model.stage(params, k, inputs, state)
   outputs = outputs / temperature
   seen, confidences = measure(seen, outputs, scores)
   ends = measure.ends(model.config.num_outputs)
   leaves = stopping.may_exit(confidences, threshold, ends)
-  return state, seen, outputs, confidences, leaves
+  # One array, since each that is brought back to the host costs time.
+  said = jnp.concatenate([outputs, jnp.stack([confidences, leaves], 1)], 1)
+  return state, seen, said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +228,19 @@ class _Row:
   token_types: np.ndarray  # int32[n]
   state: np.ndarray | None = None  # float[T, D], T at least n
   seen: Any = None  # of the measure, without the axis of rows; None before the first stage
+
+
+def _only(tree, wanted, path: str = ''):
+  """The part of nested dicts whose leaves are wanted, by their '/'-joined path."""
+  found = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      value = _only(value, wanted, f'{path}{name}/')
+    elif not wanted(f'{path}{name}'):
+      continue
+    if not isinstance(value, Mapping) or value:
+      found[name] = value
+  return found
 
 
 def _rows_of(batch: _Batch, places) -> Iterator[_Row]:

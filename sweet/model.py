@@ -213,6 +213,17 @@ class EarlyExitClassifier(nn.Module):
     own = re.match(r'(?:pooler|classifier|exit_module)_(\d+)/', name)
     return int(own[1]) if own else None
 
+  @nn.nowrap
+  def reads(self, k: int, name: str) -> bool:
+    """Whether stage k reads a parameter, by its flat name; of some it may not, too."""
+    layer = re.match(r'encoder/layers_(\d+)/', name)
+    if layer:
+      return (self.exits[k - 2] if k > 1 else 0) <= int(layer[1]) < self.exits[k - 1]
+    if name.startswith('encoder/embeddings/'):
+      return k == 1
+    own = re.match(r'(?:pooler|classifier|exit_module)_(\d+)/', name)
+    return own is None or int(own[1]) == k
+
   def _pooler(self):
     cfg = self.config.encoder
     activation = getattr(cfg, 'pooler_activation', 'tanh')

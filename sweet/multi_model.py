@@ -60,6 +60,10 @@ class MultiModel:
     found = re.match(r'model_(\d+)/', name)
     return int(found[1]) if found else None
 
+  def reads(self, k: int, name: str) -> bool:
+    """Whether model k has a parameter, by its flat name."""
+    return self.owner(name) == k
+
   def apply(self, variables, *args, **kwargs):
     """There is nothing that all models do together."""
     raise NotImplementedError('MultiModel is run stage by stage.')

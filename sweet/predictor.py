@@ -5,6 +5,7 @@ one run in which no row leaves tells what it would say at every threshold.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -179,7 +180,7 @@ class ExitsPredictor:
     if threshold is not None:
       self.measure.check(self.model.config.num_outputs)
 
-  @property
+  @functools.cached_property
   def _run(self) -> StagedRun:
     return StagedRun(self.model, self.measure, self.max_batch_size, self.length)
 
