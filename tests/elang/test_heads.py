@@ -16,6 +16,7 @@ from elang import heads
 from elang.black_box import BlackBox
 from elang.head_score import EncoderScored
 from elang.heads import EnergyHead, EnergyHeadObjective
+from elang.remembered import Remembered
 from elang.routing import Router
 
 CONFIG = t5.T5Config(259, 8, 2, 4, 8, 1, 2)
@@ -193,3 +194,11 @@ def test_a_decoder_never_sees_what_its_head_passes_on(params, monkeypatch):
   alone = {text: row for text, row in zip(texts, swift.answer(examples), strict=True)}
   for text, row in zip(texts, rows, strict=True):
     assert row['prediction'] == (alone[text]['prediction'] if text in kept else 'large')
+  seen.clear()
+  remembering = Router((Remembered(swift, 9), Remembered(large, 9)))
+  for at in (threshold, float(np.sort(scores)[1]), float(np.sort(scores)[0]), threshold):
+    rows = remembering.at(at)(examples)
+    answered = [row['prediction'] for row in rows if row['model'] == 'swift']
+    expected = zip(texts, scores, strict=True)
+    assert answered == [alone[text]['prediction'] for text, score in expected if score >= at]
+  assert sorted(seen) == sorted(texts)
