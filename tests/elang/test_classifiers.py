@@ -1,6 +1,7 @@
 """Classifiers that stop early, of `sweet`, as models of a router."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from calm.tasks import wordpiece
 from calm.tasks.classification import Classification
 from calm.tasks.examples import Example
 from elang.black_box import PredictorModel
+from elang.messages import Limits, Reading, read
 from elang.routing import Router
+from elang.service import Service
 from sweet.model import ExitsConfig
 from sweet.objectives import classifiers
 from sweet.predictor import ExitsPredictor
@@ -71,6 +74,16 @@ def test_a_router_says_what_the_classifier_says_that_it_chose(predictors):
     assert row['scores'] == [kept['confidence']]
     assert row['costs']['layers'] == (1 if sure else 1 + passed['costs']['layers'])
   assert routed[0]['prediction'] == ''
+
+
+def test_classifiers_are_served_by_their_fields(predictors):
+  served, joint = Service(router(predictors)), router(predictors).at(0.7)
+  reading, limits = Reading(form=LABELS), Limits()
+  texts = [example.texts['text'] for example in EXAMPLES[1:]]
+  body = json.dumps({'inputs': [*texts[:-1], {'text': texts[-1]}], 'threshold': 0.7}).encode()
+  said = served.submit(read(body, reading, limits)).result(60)
+  expected = [(row['model'], row['prediction']) for row in joint(EXAMPLES[1:])]
+  assert [(one['model'], one['prediction']) for one in said['answers']] == expected
 
 
 def test_one_run_of_classifiers_tells_of_every_threshold(predictors):
