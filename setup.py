@@ -33,7 +33,8 @@ setuptools.setup(
   )
   + list(GIN),
   package_dir=GIN,
-  package_data={name: ['*.gin'] for name in GIN} | {name: ['py.typed'] for name in PROGRAMS},
+  package_data={name: ['*.gin'] for name in GIN}
+  | {name: ['py.typed', 'page/*'] for name in PROGRAMS},
   # Not older than what was tested (constraints.txt): its minor version, or below 1.0 its patch.
   install_requires=[
     'filelock>=4.2',
@@ -64,7 +65,9 @@ setuptools.setup(
     'tqdm>=4.70',
   ],
   extras_require={
-    'test': ['pytest', 'pytest-xdist'],
+    # Two small libraries on anyio and h11, one the routes and one the sockets; no framework.
+    'serve': ['starlette>=1.10', 'uvicorn>=0.54.0'],
+    'test': ['pytest', 'pytest-xdist', 'starlette>=1.10', 'uvicorn>=0.54.0'],
     'parity': ['pytest', 'pytest-xdist', 'torch', 'transformers'],
     # T5X is not on the package index: the extra installs it from its repository.
     't5x': ['t5x @ git+https://github.com/google-research/t5x'],

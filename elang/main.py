@@ -1,4 +1,4 @@
-"""The `elang` command: `elang head | thresholds | evaluate | calibrate | predict`.
+"""The `elang` command: `elang head | thresholds | evaluate | calibrate | predict | serve`.
 
 This table and the gin files are the only places where all rooms meet.
 """
@@ -59,6 +59,23 @@ PROGRAM = commands.Program(
       (
         Option('--input', 'PREDICT_INPUT', "file of lines or records; '-' is standard input"),
         Option('--output', 'PREDICT_OUTPUT', "file of JSON Lines to write; '-' is standard output"),
+        THRESHOLD,
+        CERTIFICATE,
+      ),
+    ),
+    Command(
+      'serve',
+      'elang.serve:serve',
+      'answer over HTTP: a page with a knob for the threshold, and JSON for scripts',
+      'Needs the extra `serve` (starlette, uvicorn). Listens to this machine alone unless --host '
+      'says otherwise, and prints its address. Scripts POST {"input": TEXT} or {"inputs": [TEXT, '
+      '...]}, and "threshold" if another one is meant, to /api/answer, as application/json; the '
+      'answer has model, score, threshold, prediction, flops and seconds. Ctrl-C or SIGTERM stops '
+      'it when what was asked is answered.',
+      (
+        Option('--input', 'PREDICT_INPUT', 'file of lines or records to pick inputs from'),
+        Option('--host', 'HOST', 'address to listen at, by default 127.0.0.1', 'ADDRESS'),
+        Option('--port', 'PORT', 'port of it, by default 8080; 0 takes any', 'NUMBER', True),
         THRESHOLD,
         CERTIFICATE,
       ),

@@ -47,11 +47,17 @@ def imported_modules():
   return names - sys.stdlib_module_names - {*PACKAGES}
 
 
+# What a command needs that says so if it is not there.
+EXTRA = setup_argument('extras_require')['serve']
+
+
 def test_every_import_is_a_requirement_and_every_requirement_imported():
   distributions = importlib.metadata.packages_distributions()
   required = {normal(Requirement(line).name) for line in setup_argument('install_requires')}
   imported = {name: {normal(one) for one in distributions[name]} for name in imported_modules()}
-  assert [name for name, providers in imported.items() if not providers & required] == []
+  extra = {normal(Requirement(line).name) for line in EXTRA}
+  assert [name for name, one in imported.items() if not one & (required | extra)] == []
+  assert extra <= set().union(*imported.values())
   # seqio opens public data sets with tensorflow-datasets, which prepares them with the other.
   used = set().union(*imported.values(), {'tensorflow-datasets', 'importlib-resources'})
   assert required - used == set()
@@ -64,7 +70,7 @@ def pinned_versions():
   return {normal(name): Version(version) for name, version in pairs}
 
 
-@pytest.mark.parametrize('line', setup_argument('install_requires'))
+@pytest.mark.parametrize('line', [*setup_argument('install_requires'), *EXTRA])
 def test_a_requirement_begins_with_the_series_that_was_tested(line):
   requirement = Requirement(line)
   (bound,) = requirement.specifier
@@ -88,7 +94,7 @@ def test_every_version_is_pinned():
   pinned = pinned_versions()
   extras = setup_argument('extras_require')
   waiting = [*setup_argument('install_requires')]
-  waiting += [one for extra in ('test', 'parity', 'dev') for one in extras[extra]]
+  waiting += [one for extra in ('serve', 'test', 'parity', 'dev') for one in extras[extra]]
   seen, loose = set(), set()
   while waiting:
     requirement = Requirement(waiting.pop())
@@ -150,6 +156,8 @@ def test_an_installation_runs_the_configs_inside_it(tmp_path):
     installed = (site / 'calm' / folder).rglob('*.gin')
     assert {path.relative_to(site / 'calm') for path in installed} == shipped
   assert all((site / name / 'py.typed').is_file() for name in PACKAGES)
+  served = {path.name for path in (ROOT / 'elang' / 'page').iterdir()}
+  assert {path.name for path in (site / 'elang' / 'page').iterdir()} == served
   (license_text,) = site.glob('adaptive_inference-*.dist-info/licenses/LICENSE')
   assert license_text.read_text() == (ROOT / 'LICENSE').read_text()
 

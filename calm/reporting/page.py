@@ -84,7 +84,7 @@ class Section:
 def page(title: str, summary: Sequence[str], sections: Sequence[Section]) -> str:
   """The whole document: paragraphs of text, then sections."""
   paragraphs = [f'<p>{html.escape(text)}</p>' for text in summary]
-  style = _colours() + _STYLE + ''.join(section.style for section in sections)
+  style = colours() + _STYLE + ''.join(section.style for section in sections)
   head = _HEAD.format(title=html.escape(title), style=style)
   body = [f'<h1>{html.escape(title)}</h1>', *paragraphs, *(section.html for section in sections)]
   return head + '\n'.join(body) + '\n</main>\n</body>\n</html>\n'
@@ -175,7 +175,8 @@ def _luminance(rgb):
   return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def _colours():
+def colours() -> str:
+  """The rules of CSS that give every page its colours, light or dark, as variables."""
   light = {'--paper': '#ffffff', **{name: pair[0] for name, pair in COLOURS.items()}}
   dark = {'--paper': '#17181a', **{name: pair[1] for name, pair in COLOURS.items()}}
 

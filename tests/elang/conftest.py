@@ -1,14 +1,40 @@
-"""Models without a network, whose every input is counted, and examples for them."""
+"""Models without a network, whose every input is counted, and examples for them.
 
+And who asks a served router: a client, and a browser if there is one.
+"""
+
+import contextlib
 import dataclasses
+import http.client
 import json
+import os
+import select
+import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
 
 from calm.tasks.examples import Example
 from elang.black_box import BlackBox, ScoredFirst
+from elang.routing import Router
 
+NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+FLAGS = (
+  '--headless',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  '--remote-debugging-pipe',
+)
+KEYS = {'Home': 36, 'End': 35, 'ArrowRight': 39, 'Tab': 9, 'Enter': 13}
+SECONDS = 20
 TEXTS = ['seven', 'a', 'of', 'the best', '', 'eleven', 'é', 'x y z', 'last but one', 'last']
 
 
@@ -82,3 +108,205 @@ def make_task(tmp_path):
     return files.task(**options, test=str(path), metrics=metrics)
 
   return make
+
+
+class Client:
+  """Asks a served router, each time over a connection of its own."""
+
+  def __init__(self, port):
+    self.port, self.host = port, f'127.0.0.1:{port}'
+
+  def send(self, method, path, body=None, headers=()):
+    """The status, the headers and the body that come back."""
+    connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)
+    try:
+      connection.request(method, path, body, dict(headers))
+      reply = connection.getresponse()
+      return reply.status, reply.headers, reply.read()
+    finally:
+      connection.close()
+
+  def post(self, body, **headers):
+    """The status and the JSON that answers a body, text or a value to be written as JSON."""
+    body = body if isinstance(body, bytes | str) else json.dumps(body)
+    body = body.encode('utf-8', 'surrogatepass') if isinstance(body, str) else body
+    named = {name.replace('_', '-'): value for name, value in headers.items()}
+    status, _, said = self.send(
+      'POST', '/api/answer', body, {'Content-Type': 'application/json', **named}
+    )
+    return status, json.loads(said)
+
+  def get(self, path='/api/router'):
+    """The JSON at a path."""
+    return json.loads(self.send('GET', path)[2])
+
+
+@contextlib.contextmanager
+def _served(router, *, reading=None, limits=None, waiting=16, remembered=64, hosts=(), **settings):
+  from elang import application, messages, serve, service
+
+  limits = limits or messages.Limits()
+  one = service.Service(router, waiting=waiting, remembered=remembered)
+  reading, hosts = reading or messages.Reading(), (*serve.LOOPBACK, *hosts)
+  made = application.make(one, reading, limits, hosts=hosts, **settings)
+  with serve.listening('127.0.0.1', 0) as listener, serve.running(made, listener) as server:
+    client = Client(listener.getsockname()[1])
+    client.server, client.service = server, one
+    yield client
+
+
+@pytest.fixture(scope='session')
+def served():
+  """served(router) serves one at a free port while a block runs, and gives a client."""
+  pytest.importorskip('uvicorn')
+  return _served
+
+
+def _backwards(texts):
+  return [text[::-1] for text in texts], [float(len(text)) for text in texts]
+
+
+def _in_capitals(texts):
+  if 'break' in texts:
+    raise ValueError('out of memory')
+  return [text.upper() for text in texts]
+
+
+def _make_router(first=_backwards):
+  functions = {'swift': first, 'super': _in_capitals}
+  flops = {'swift': 1e6, 'super': 1e9}
+  models = [
+    BlackBox(name=name, version='1', function=one, prices={'flops': flops[name]})
+    for name, one in functions.items()
+  ]
+  return Router(models, threshold=3)
+
+
+@pytest.fixture(scope='session')
+def make_router():
+  """Makes one that answers texts of three letters or more backwards, and others in capitals."""
+  return _make_router
+
+
+@pytest.fixture(scope='session')
+def slow(served):
+  """slow() serves a router whose first model waits until `let` is set, once `entered` is."""
+
+  @contextlib.contextmanager
+  def slow(waiting=16):
+    entered, let = threading.Event(), threading.Event()
+
+    def first(texts):
+      entered.set()
+      assert let.wait(60)
+      return _backwards(texts)
+
+    with served(_make_router(first), waiting=waiting) as client:
+      try:
+        yield client, entered, let
+      finally:
+        let.set()
+
+  return slow
+
+
+class Browser:
+  """A tab of Chromium, driven by its own protocol over two pipes."""
+
+  def __init__(self, profile):
+    command = [CHROMIUM, *FLAGS, f'--user-data-dir={profile}', 'about:blank']
+    # It reads from descriptor 3 and writes to 4: theirs are moved out of the way first.
+    ends = [*os.pipe(), *os.pipe()]
+    theirs = [os.dup2(end, 60 + i) for i, end in enumerate((ends[0], ends[3]))]
+    quiet = os.open(os.devnull, os.O_RDWR)
+    moved = [(os.POSIX_SPAWN_DUP2, theirs[0], 3), (os.POSIX_SPAWN_DUP2, theirs[1], 4)]
+    moved += [(os.POSIX_SPAWN_DUP2, quiet, i) for i in (0, 1, 2)]
+    self.process = os.posix_spawn(CHROMIUM, command, os.environ, file_actions=moved)
+    for end in (ends[0], ends[3], quiet, *theirs):
+      os.close(end)
+    self.input, self.output = os.fdopen(ends[1], 'wb'), os.fdopen(ends[2], 'rb')
+    self.number, self.tab, self.received = 0, {}, b''
+    target = self.call('Target.createTarget', url='about:blank')['targetId']
+    attached = self.call('Target.attachToTarget', targetId=target, flatten=True)
+    self.tab = {'sessionId': attached['sessionId']}
+    self.call('Page.enable')
+
+  def close(self):
+    with contextlib.suppress(BrokenPipeError), self.input:
+      self.send('Browser.close')
+    self.output.close()
+    os.waitpid(self.process, 0)
+
+  def send(self, method, **parameters):
+    self.number += 1
+    call = {'id': self.number, 'method': method, 'params': parameters, **self.tab}
+    self.input.write(json.dumps(call).encode() + b'\0')
+    self.input.flush()
+
+  def call(self, method, **parameters):
+    """What a method of the protocol gives."""
+    self.send(method, **parameters)
+    while True:
+      said = json.loads(self.receive())
+      if said.get('id') == self.number:
+        assert 'error' not in said, said
+        return said['result']
+
+  def receive(self):
+    """The next message."""
+    while b'\0' not in self.received:
+      ready, _, _ = select.select([self.output], [], [], SECONDS)
+      part = os.read(self.output.fileno(), 1 << 16) if ready else b''
+      assert part, 'The browser says nothing.'
+      self.received += part
+    message, _, self.received = self.received.partition(b'\0')
+    return message
+
+  def value(self, script):
+    """What a script gives."""
+    return self.call('Runtime.evaluate', expression=script, returnByValue=True)['result'].get(
+      'value'
+    )
+
+  def wait(self, script):
+    """Waits until a script gives something true."""
+    end = time.monotonic() + SECONDS
+    while not self.value(f'Boolean({script})'):
+      assert time.monotonic() < end, f'{script}: {self.value("document.body.innerText")}'
+      time.sleep(0.02)
+
+  def press(self, key):
+    """Presses a key, as a person would."""
+    named = {'key': key, 'code': key, 'windowsVirtualKeyCode': KEYS[key]}
+    text = {'text': '\r'} if key == 'Enter' else {}
+    self.call('Input.dispatchKeyEvent', type='keyDown', **named, **text)
+    self.call('Input.dispatchKeyEvent', type='keyUp', **named)
+
+  def focus(self, selector):
+    self.value(f'document.querySelector({json.dumps(selector)}).focus()')
+
+  def type(self, text, until=None):
+    """Types into the first field, presses Enter and waits for the answer."""
+    self.focus('textarea')
+    self.call('Input.insertText', text=text)
+    self.press('Enter')
+    first = "document.querySelector('#answers .text')?.textContent"
+    self.wait(until or f'{first} === {json.dumps(text)}')
+
+  def look(self, width, scheme='light', height=900):
+    """Makes the window so wide, and light or dark."""
+    size = {'width': width, 'height': height, 'deviceScaleFactor': 1, 'mobile': False}
+    self.call('Emulation.setDeviceMetricsOverride', **size)
+    features = [{'name': 'prefers-color-scheme', 'value': scheme}]
+    self.call('Emulation.setEmulatedMedia', features=features)
+
+
+@pytest.fixture(scope='session')
+def browser(tmp_path_factory):
+  """A tab."""
+  if CHROMIUM is None:
+    names = ', '.join(NAMES)
+    pytest.skip(f'none of {names} is on PATH: install the package chromium to see the page')
+  browser = Browser(tmp_path_factory.mktemp('profile'))
+  yield browser
+  browser.close()

@@ -116,8 +116,15 @@ def test_the_commands_that_the_page_shows_are_understood():
   page = (Path(__file__).parents[2] / 'docs' / 'elang.md').read_text()
   blocks = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
   lines = ''.join(blocks).replace('\\\n', ' ').splitlines()
+  lines = [line for line in lines if line.startswith('elang ')]
   parser = commands.make_parser(main.PROGRAM)
   for line in lines:
     others, _ = split_gin_arguments(shlex.split(line)[1:])
     assert parser.parse_args(others).command == others[0]
-  assert {line.split()[1] for line in lines} >= {'head', 'thresholds', 'calibrate', 'predict'}
+  assert {line.split()[1] for line in lines} >= {
+    'head',
+    'thresholds',
+    'calibrate',
+    'predict',
+    'serve',
+  }
