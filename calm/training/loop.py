@@ -111,12 +111,14 @@ def train(
     )
     restored = checkpoints.restore(trainer.abstract_state, resuming.check)
     meter = Meter(objective.unit)
+    held = resuming.held_by(objective)
     new_epoch = None
     if restored is None:
       given = initial_params() if callable(initial_params) else initial_params
       state, seconds_before = trainer.init(given), 0.0
     else:
       state, saved = restored
+      resuming.check_held(saved, held)
       new_epoch = resuming.find_place(batches, saved)
       meter.set_state(saved.get('meter', {}))
       seconds_before = saved['seconds']
@@ -147,7 +149,7 @@ def train(
 
     def save():
       steps.check_all()
-      standing = resuming.standing(batches, meter.get_state(), seconds())
+      standing = resuming.standing(batches, meter.get_state(), seconds(), held)
       checkpoints.save(step, state, standing)
 
     with Signals() as signals:

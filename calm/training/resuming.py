@@ -8,19 +8,43 @@ reasonable to go on with, but half an epoch of one is no half of the other's.
 
 import math
 
+from calm.models import parameters
 from calm.training.guards import all_processes, reason
 
 
-def standing(batches, meter, seconds):
+def standing(batches, meter, seconds, held=None):
   """What a checkpoint keeps of a run.
 
   Args:
     batches: the stream: its place, and its `settings` if it has any.
     meter: the state of the report under way.
     seconds: of training so far.
+    held: of `held_by`, if anything is.
   """
   settings = _settings(batches)
-  return {'data': batches.get_state(), 'stream': settings, 'meter': meter, 'seconds': seconds}
+  found = {'data': batches.get_state(), 'stream': settings, 'meter': meter, 'seconds': seconds}
+  return found if held is None else {**found, 'frozen': held}
+
+
+def held_by(objective):
+  """The fingerprint of what an objective holds frozen, wherever it was read; None for nothing."""
+  frozen = getattr(objective, 'frozen', None)
+  return None if frozen is None else parameters.fingerprint(frozen)
+
+
+def check_held(saved, held):
+  """Raises a ValueError unless a run so far held what it holds now, or does not say.
+
+  Args:
+    saved: of `standing`.
+    held: of `held_by`.
+  """
+  before = saved.get('frozen')
+  if before is not None and held is not None and before != held:
+    raise ValueError(
+      'The teacher of this run has had other parameters so far. Name the one it began with'
+      ' (TEACHER_WORKDIR), wherever that lies now, or give another --workdir.'
+    )
 
 
 def check(saved):
@@ -35,6 +59,7 @@ def check(saved):
     and all(map(_is_number, meter.values()))
     and (not meter or {'weight', 'steps'} <= meter.keys()),
     'seconds': _is_number(seconds) and 0 <= seconds < math.inf,
+    'frozen': isinstance(saved.get('frozen', ''), str),
   }
   for name, is_right in right.items():
     if not is_right:

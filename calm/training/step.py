@@ -1,5 +1,6 @@
 """One training step, compiled for a mesh: loss and gradients, micro-batches, the update."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -81,22 +82,17 @@ class Trainer:
       shapes,
       self._shardings,
     )
-    whole = sharding.replicated(mesh)
-    self.step = jax.jit(
-      functools.partial(train_step, objective, optimizer, num_microbatches),
-      in_shardings=(self._shardings, sharding.rows(mesh), whole),
-      out_shardings=(self._shardings, whole),
-      donate_argnums=0,
-    )
+    whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
 
-    def validation_sums(params, batch):
+    def step(objective, state, batch, key):
+      return train_step(objective, optimizer, num_microbatches, state, batch, key)
+
+    def validation_sums(objective, params, batch):
       return objective(params, batch)
 
-    self.sums = jax.jit(
-      validation_sums,
-      in_shardings=(self._shardings.params, sharding.rows(mesh)),
-      out_shardings=whole,
-    )
+    params = self._shardings.params
+    self.step = self._compiled(step, (self._shardings, rows, whole), (self._shardings, whole), 0)
+    self.sums = self._compiled(validation_sums, (params, rows), whole)
     # Compiled, since keys cannot be put on the devices of other processes.
     self.key = jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=whole)()
 
@@ -119,15 +115,60 @@ class Trainer:
     for held in validation or ():
       self.sums.eval_shape(state.params, self.place(held))
 
+  def _compiled(self, function, shardings, out_shardings, donated=None):
+    """`function` of the objective and of what has `shardings`, compiled for the latter.
+
+    What the objective holds frozen is an argument of the program, not a constant in it.
+    """
+    objective, frozen = self._objective, getattr(self._objective, 'frozen', None)
+    if frozen is None:
+      return jax.jit(
+        functools.partial(function, objective),
+        in_shardings=shardings,
+        out_shardings=out_shardings,
+        donate_argnums=donated,
+      )
+    frozen = _placed(frozen, sharding.by_rules(self.mesh, objective.partition_rules, frozen))
+
+    def given(frozen, *rest):
+      return function(objective.holding(frozen), *rest)
+
+    program = jax.jit(
+      given,
+      in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, frozen), *shardings),
+      out_shardings=out_shardings,
+      donate_argnums=None if donated is None else donated + 1,
+    )
+    return _Given(program, frozen)
+
   def init(self, params=None):
     """State at step 0, made on the devices it belongs on; `params` take the place of fresh ones."""
     if params is not None:
-      params = jax.tree.map(
-        lambda value, where: jax.make_array_from_callback(
-          value.shape, where, lambda index: np.asarray(value)[index]
-        ),
-        params,
-        self._shardings.params,
-      )
+      params = _placed(params, self._shardings.params)
     init = functools.partial(init_state, self._objective, self._optimizer)
     return jax.jit(init, out_shardings=self._shardings)(jax.random.key(self._seed), params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+  """A compiled function whose first argument is the same each time."""
+
+  program: Any
+  first: Any
+
+  def __call__(self, *rest):
+    return self.program(self.first, *rest)
+
+  def eval_shape(self, *rest):
+    return self.program.eval_shape(self.first, *rest)
+
+
+def _placed(tree, shardings):
+  """Arrays of the host, put where `shardings` say."""
+  return jax.tree.map(
+    lambda value, where: jax.make_array_from_callback(
+      value.shape, where, lambda index: np.asarray(value)[index]
+    ),
+    tree,
+    shardings,
+  )
