@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 from calm import arguments, configuration
 
 if TYPE_CHECKING:
+  import seqio
+
   from calm.evaluation.predictor import Predictor, Row
   from calm.tasks.examples import Example
   from calm.tasks.templates import Template
+  from calm.training.distillation import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +149,42 @@ def stage(workdir: str | os.PathLike, settings: Mapping[str, Any] | None = None)
       configuration.value('VOCABULARY'),
       configuration.called(batches.train_batches),
     )
+
+
+def teacher(
+  workdir: str | os.PathLike,
+  vocabulary: 'seqio.Vocabulary',
+  settings: Mapping[str, Any] | None = None,
+) -> 'Teacher':
+  """The T5 of a run of `calm train`, for another to learn from while that is trained.
+
+  Args:
+    workdir: the teacher's; the configuration in use stays as it is.
+    vocabulary: of the model that learns.
+    settings: as `load` takes them.
+
+  Raises:
+    FileNotFoundError, ValueError: as `load`; or the run is none of a T5, or its vocabulary another.
+  """
+  with configuration.apart():
+    _read(workdir, (), settings or {})
+
+    from calm import fingerprints
+    from calm.tasks.identity import describe_vocabulary
+    from calm.training.distillation import Teacher
+
+    if configuration.macro('VOCABULARY') is None:
+      raise ValueError(f'{workdir} is no run of `calm train`: a T5 learns from another T5.')
+    theirs, ours = (
+      fingerprints.identity(describe_vocabulary(one))
+      for one in (configuration.value('VOCABULARY'), vocabulary)
+    )
+    if different := fingerprints.differences(theirs, ours):
+      raise ValueError(
+        f'The teacher in {workdir} has another vocabulary: {fingerprints.in_words(different)}. Soft'
+        " targets need one: train the model on the teacher's."
+      )
+    return Teacher(configuration.value('MODEL'), configuration.value('PARAMS'))
 
 
 def _predictor(

@@ -20,6 +20,10 @@ class Objective(Protocol):
   """A model with its loss.
 
   `partition_rules` pairs patterns of parameter paths with PartitionSpecs over ('data', 'model').
+
+  It may hold arrays that are not trained, as a teacher's parameters: a tree `frozen`, with a method
+  `holding(frozen)` that gives the same objective with others of their shapes. They are placed on
+  devices once and never saved; a run goes on with the same ones only.
   """
 
   @property
@@ -224,6 +228,20 @@ class EncoderDecoderObjective:
       summed negative log-likelihood after the last layer in nats, 'accuracy': number of tokens
       that the last layer predicts}).
     """
+    total, sums, _ = self.with_states(params, batch, key)
+    return total, sums
+
+  def with_states(self, params, batch, key=None, token_loss=None):
+    """As a call, with another loss of each token, and with the states that it is of.
+
+    Args:
+      params, batch, key: as of a call.
+      token_loss: gives the losses [B, T] after a layer of the likelihood's losses [B, T] and of
+        logits [B, T, V]; None keeps the former.
+
+    Returns:
+      (summed loss, sums, states [B, T, D] after each decoder layer).
+    """
     dropout_key, head_key, exit_key = _split(key)
     states = decoder_states(self.model, params, batch, dropout_key)
     targets = batch['decoder_target_tokens']
@@ -238,6 +256,8 @@ class EncoderDecoderObjective:
         method='head',
       )
       loss = cross_entropy(logits, targets, self.label_smoothing, self.z_loss)
+      if token_loss is not None:
+        loss = token_loss(loss, logits)
       log_z, target_logit = normaliser_and_target(logits, targets)
       # Where the target's is the largest logit; ties count as predicted.
       correct = target_logit >= logits.max(-1)
@@ -252,7 +272,7 @@ class EncoderDecoderObjective:
     of_head = self.model.head_params(params)
     total, (nll, correct) = weighted_sum(losses_at, weights, keys)(of_head, hiddens)
     sums = {'weight': token_weights.sum(), 'loss_last_layer': nll, 'accuracy': correct}
-    return total, sums
+    return total, sums, states
 
   def _exits(self, states, key):
     """Pairs of a state[B, T, D] and its weight, the last layer's at the end."""
