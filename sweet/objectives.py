@@ -88,6 +88,20 @@ class ExitsObjective:
       (summed loss, {'weight': number of rows, 'loss_<k>' of each classifier k, and 'accuracy_<k>'
       of a classification}).
     """
+    total, sums, _ = self.with_state(params, batch, key)
+    return total, sums
+
+  def with_state(self, params, batch, key=None, row_loss=None):
+    """As a call, with another loss of each row, and with the state that the last classifier read.
+
+    Args:
+      params, batch, key: as of a call.
+      row_loss: gives the losses [B] of a classifier, and sums to report by name, each of [B], of
+        the labels' losses [B] and of outputs [B, C]; None keeps the former.
+
+    Returns:
+      (summed loss, sums, state [B, T, D], None of models that share none).
+    """
     losses, state = [], None
     sums: dict[str, jax.Array] = {}
     for k, weight in enumerate(self.weights or (), 1):
@@ -98,6 +112,9 @@ class ExitsObjective:
       )
       loss, rightness = self._loss(outputs, batch['labels'])
       of_rows = {'loss': loss} if self.regression else {'loss': loss, 'accuracy': rightness}
+      if row_loss is not None:
+        loss, more = row_loss(loss, outputs)
+        of_rows |= more
       if scores is not None:
         target = jax.lax.stop_gradient(rightness)
         of_rows['exit_loss'] = jnp.square(jax.nn.sigmoid(scores) - target)
@@ -108,7 +125,7 @@ class ExitsObjective:
     if self.method == 'alternating' and key is not None:
       # BERxiT's odd iterations, counted from 1, train the last classifier alone.
       total = jnp.where(batch['batch_number'][0] % 2 == 0, losses[-1], total)
-    return total, {'weight': batch['weights'].sum(), **sums}
+    return total, {'weight': batch['weights'].sum(), **sums}, state
 
   def _loss(self, outputs, labels):
     """Of each row its loss [B], and how right the classifier is, in [0, 1]."""

@@ -12,6 +12,7 @@ from typing import Any
 from calm import storage
 from calm.settings import Count, Natural, NonNegative, Positive, Seed
 from calm.training import checkpoints, loop, optimizers
+from calm.training.losses import Objective
 from sweet import checkpoint as begin
 from sweet import temperature
 from sweet.data import Rows, draw, num_steps, train_batches
@@ -40,6 +41,8 @@ def train(
   max_gradient_norm: Positive | None = 1.0,
   clipping: str | None = None,
   weights: Sequence[NonNegative] | None = None,
+  learns_from: Callable[[ExitsObjective], Objective] | None = None,
+  initial_params: Callable[[], Any] | None = None,
   seed: Seed = 0,
   accepted: Callable[[], None] | None = None,
   **settings: Any,
@@ -70,6 +73,9 @@ def train(
       classifier for `sweet` and `multi_model`, where a global norm would couple what is apart, and
       global for the others, as in the published code.
     weights: of the classifiers' losses; None is 1 for each.
+    learns_from: makes another objective of the classifiers' own, which has a teacher, too:
+      `sweet.distillation.Distilled`, `sweet.subnetworks.Family`.
+    initial_params: gives the parameters to begin with, in place of `checkpoint`'s.
     seed: of the draw of rows, their order, fresh parameters and dropout.
     accepted: called once nothing can refuse the work any more.
     settings: what else `calm.training.loop.train` takes.
@@ -121,14 +127,16 @@ def train(
     if accepted is not None:
       accepted()
 
+  objective: Any = ExitsObjective(model, method, weights, rows.regression)
+  if initial_params is None and checkpoint:
+    initial_params = functools.partial(begin.initial_params, checkpoint, model, seed=seed)
   params, report = loop.train(
     workdir=workdir,
-    objective=ExitsObjective(model, method, weights, rows.regression),
+    objective=objective if learns_from is None else learns_from(objective),
     optimizer=optimizer,
     batches=batches,
     num_steps=steps,
-    initial_params=checkpoint
-    and functools.partial(begin.initial_params, checkpoint, model, seed=seed),
+    initial_params=initial_params,
     seed=seed,
     accepted=begun,
     **settings,
