@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from calm import settings
 from calm.models import encoder_layers, layers
 from calm.models.encoder import PARTITION_RULES, Encoder, EncoderConfig
 
@@ -20,7 +21,26 @@ from calm.models.encoder import PARTITION_RULES, Encoder, EncoderConfig
 class BertConfig(EncoderConfig):
   """Sizes and choices of a BERT; the defaults are those of BERT-base, uncased."""
 
+  # Of a head; None is emb_dim / num_heads. In a sub-network fewer heads keep the size they had.
+  head_size: settings.Count | None = None
+
   _sizes: ClassVar[tuple[str, ...]] = (*EncoderConfig._sizes, 'num_token_types')
+
+  def __post_init__(self):
+    if self.head_size is not None and self.head_size * self.num_heads == self.emb_dim:
+      object.__setattr__(self, 'head_size', None)
+    super().__post_init__()
+
+  @property
+  def head_dim(self):
+    """H."""
+    return self.head_size or super().head_dim
+
+  def _check_heads(self):
+    if self.head_size is None:
+      super()._check_heads()
+    elif self.head_size < 1:
+      raise ValueError(f'head_size must be positive, not {self.head_size}.')
 
 
 PUBLISHED = {
@@ -82,9 +102,9 @@ class SelfAttention(nn.Module):
 
   def setup(self):
     cfg = self.config
-    self.query = _dense(cfg, cfg.emb_dim)
-    self.key = _dense(cfg, cfg.emb_dim)
-    self.value = _dense(cfg, cfg.emb_dim)
+    self.query = _dense(cfg, cfg.joined_dim)
+    self.key = _dense(cfg, cfg.joined_dim)
+    self.value = _dense(cfg, cfg.joined_dim)
     self.out = _dense(cfg, cfg.emb_dim)
     self.dropout = layers.Dropout(cfg.attention_dropout_rate)
 
@@ -96,7 +116,8 @@ class SelfAttention(nn.Module):
     scores = jnp.einsum('BTNH,BSNH->BNTS', query, key).astype(jnp.float32) * cfg.head_dim**-0.5
     scores = jnp.where(mask[:, None, None, :], scores, layers.NEG_INF)
     weights = self.dropout(jax.nn.softmax(scores, axis=-1).astype(cfg.dtype), deterministic)
-    return self.out(jnp.einsum('BNTS,BSNH->BTNH', weights, value).reshape(x.shape))
+    mixed = jnp.einsum('BNTS,BSNH->BTNH', weights, value)
+    return self.out(mixed.reshape(*x.shape[:2], cfg.joined_dim))
 
 
 class Bert(Encoder):

@@ -76,8 +76,7 @@ class EncoderConfig:
     for field in self._sizes:
       if getattr(self, field) < 1:
         raise ValueError(f'{field} must be positive, not {getattr(self, field)}.')
-    if self.emb_dim % self.num_heads:
-      raise ValueError(f'emb_dim {self.emb_dim} is no multiple of num_heads {self.num_heads}.')
+    self._check_heads()
     if self.num_token_types < 0:
       raise ValueError(f'num_token_types must be 0 or positive, not {self.num_token_types}.')
     if self.num_labels < 0 or (self.num_labels and not self.pooler):
@@ -90,6 +89,15 @@ class EncoderConfig:
   def head_dim(self):
     """D / N."""
     return self.emb_dim // self.num_heads
+
+  @property
+  def joined_dim(self):
+    """N H, of all heads of a layer together."""
+    return self.num_heads * self.head_dim
+
+  def _check_heads(self):
+    if self.emb_dim % self.num_heads:
+      raise ValueError(f'emb_dim {self.emb_dim} is no multiple of num_heads {self.num_heads}.')
 
 
 class Encoder(nn.Module):

@@ -16,6 +16,9 @@ _NUMBERS = {
   'attention_dropout_rate': 'attention_probs_dropout_prob',
   'classifier_dropout_rate': 'classifier_dropout',
 }
+# Of a sub-network, whose heads are fewer than fill the state. transformers has no such BERT, and
+# refuses the weights for their shape.
+_HEAD_SIZE = 'attention_head_size'
 
 
 class Directory(EncoderDirectory):
@@ -26,13 +29,15 @@ class Directory(EncoderDirectory):
   prefix = 'bert.'
   architecture = 'BertForSequenceClassification'
   base_architecture = 'BertModel'
-  fields = (*SIZES, *_MORE_SIZES, 'activation', 'norm_epsilon')
+  fields = (*SIZES, *_MORE_SIZES, 'activation', 'norm_epsilon', 'head_dim')
 
   def _fields(self, settings):
     default = BertConfig()
     fields = huggingface_encoder.read_numbers(settings, _NUMBERS)
     for ours, name in _MORE_SIZES.items():
       fields[ours] = settings.size(name, getattr(default, ours))
+    if _HEAD_SIZE in settings:
+      fields['head_size'] = settings.size(_HEAD_SIZE)
     fields['activation'] = ACTIVATIONS[settings.choice('hidden_act', ACTIVATIONS, 'gelu')]
     settings.only('position_embedding_type', ('absolute',))
     settings.only('embedding_size', (fields['emb_dim'],), 'it must be the hidden_size')
@@ -42,9 +47,11 @@ class Directory(EncoderDirectory):
   def settings_of(config):
     """What config.json says of a config, all but of the heads."""
     names = SIZES | _MORE_SIZES | _NUMBERS
+    own = {} if config.head_size is None else {_HEAD_SIZE: config.head_size}
     return {
       'model_type': 'bert',
       'hidden_act': huggingface_encoder.written_activation(config.activation),
       'position_embedding_type': 'absolute',
       **{name: getattr(config, ours) for ours, name in names.items()},
+      **own,
     }

@@ -208,7 +208,7 @@ class EncoderDirectory:
     require_sizes(settings, self._tensors, sizes, stacks)
     if fields['num_token_types'] and types not in self.shapes:
       settings.refuse('type_vocab_size', f'the weights beside it have no {types}')
-    if fields['emb_dim'] % fields['num_heads']:
+    if not fields.get('head_size') and fields['emb_dim'] % fields['num_heads']:
       settings.refuse('num_attention_heads', f'it must divide hidden_size, {fields["emb_dim"]}')
 
   @property

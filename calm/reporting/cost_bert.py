@@ -29,7 +29,7 @@ class EncoderCost:
   def layer(self, length: Length, attention_products: bool = True) -> Length:
     """One layer: projections and feed-forward, and the products of attention unless left out."""
     cfg = self.config
-    projections = 4 * 2 * length * cfg.emb_dim**2
+    projections = 4 * 2 * length * cfg.emb_dim * cfg.joined_dim
     feed_forward = 2 * 2 * length * cfg.emb_dim * cfg.mlp_dim
     products = self.attention_products(length) if attention_products else 0
     return projections + feed_forward + self._positions(length) + products
@@ -40,7 +40,7 @@ class EncoderCost:
     Of DeBERTa's position terms each multiplies all states with the 2T distances between them.
     """
     terms = 2 + 2 * len(self._position_terms)
-    return terms * 2 * length**2 * self.config.emb_dim
+    return terms * 2 * length**2 * self.config.joined_dim
 
   def encoder(
     self, length: Length, attention_products: bool = True, num_layers: int | None = None
