@@ -1,4 +1,4 @@
-"""The `elang` command: `elang head | thresholds | evaluate | calibrate | predict | serve`.
+"""The `elang` command: `elang head | subnetwork | thresholds | evaluate | calibrate | predict | serve`.
 
 This table and the gin files are the only places where all rooms meet.
 """
@@ -24,6 +24,13 @@ PROGRAM = commands.Program(
       'train an energy head on the encoder of a run of `calm train`',
       'Writes checkpoints, metrics.jsonl and the head into the workdir. The same command again '
       'goes on from the newest checkpoint there.',
+    ),
+    Command(
+      'subnetwork',
+      'sweet.subnetworks:export',
+      'take a smaller classifier out of one that `sweet train` made, as a run of its own',
+      'Writes its checkpoint, sizes, tokenizer and configuration into the workdir. WIDTH is the '
+      'share of heads and neurons, DEPTH that of layers.',
     ),
     Command(
       'thresholds',

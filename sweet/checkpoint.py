@@ -29,12 +29,16 @@ CONFIG = 'config.json'
 def directory(checkpoint: str | None, workdir: str | None) -> Path:
   """Where the encoder's settings and tokenizer lie: in the workdir, once a run has begun there.
 
+  The checkpoint may be another run's workdir.
+
   Raises:
     FileNotFoundError: neither is there.
   """
   kept = Path(workdir, FOLDER) if workdir else None
   if kept and kept.is_dir():
     return kept
+  if checkpoint and _is_run(Path(checkpoint)):
+    return Path(checkpoint, FOLDER)
   if not checkpoint:
     raise FileNotFoundError(
       f'There is no {kept or "workdir"}: name a directory with an encoder, as in'
@@ -70,8 +74,7 @@ def exits_config(
     ValueError: it holds no encoder, or a choice that cannot be.
   """
   found = directory(checkpoint, workdir)
-  kept = workdir and found == Path(workdir, FOLDER)
-  encoder = _kept_config(found) if kept else pretrained.config_of(found)
+  encoder = _config_of(found, checkpoint)
   if type(encoder) not in ENCODERS:
     raise ValueError(
       f'{found} holds a {type(encoder).__name__}: the checkpoint of a BERT or DeBERTa is needed.'
@@ -149,12 +152,13 @@ def keep(checkpoint: str | None, workdir: str):
     WorkdirError: they cannot be written.
   """
   if not Path(workdir, FOLDER).is_dir():
-    _keep(directory(checkpoint, workdir), Path(workdir, FOLDER))
+    source = directory(checkpoint, workdir)
+    write(_config_of(source, checkpoint), source, workdir)
 
 
-def _keep(source: Path, folder: Path):
-  """Writes an encoder's config and copies its tokenizer, whole or not at all."""
-  config = pretrained.config_of(source)
+def write(config: Any, source: Path, workdir: str):
+  """Writes an encoder's config and copies its tokenizer from `source`, whole or not at all."""
+  folder = Path(workdir, FOLDER)
   source = model_folders.transformer_folder(source)
   with writing(folder), storage.new_folder(folder) as made:
     write_config(made, config)
@@ -169,8 +173,18 @@ def write_config(folder: Path, config: Any):
   storage.write_record(folder / CONFIG, {'class': type(config).__name__, 'fields': fields})
 
 
+def _is_run(folder: Path) -> bool:
+  return Path(folder, FOLDER, CONFIG).is_file() and not Path(folder, CONFIG).is_file()
+
+
+def _config_of(folder: Path, checkpoint: str | None) -> Any:
+  """The config of an encoder in a folder: the checkpoint's own, or what a run keeps."""
+  own = checkpoint and folder == Path(checkpoint)
+  return pretrained.config_of(folder) if own else _kept_config(folder)
+
+
 def _kept_config(folder: Path) -> Any:
-  """The config that `_keep` wrote.
+  """The config that `write` wrote.
 
   Raises:
     FileNotFoundError, DamagedError: there is none, or it is damaged.

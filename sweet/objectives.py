@@ -110,7 +110,7 @@ class ExitsObjective:
       state, outputs, scores = self.model.stage(
         params, k, batch, state, stopped=self.method == 'sweet', key=key
       )
-      loss, rightness = self._loss(outputs, batch['labels'])
+      loss, rightness = self.row_losses(outputs, batch['labels'])
       of_rows = {'loss': loss} if self.regression else {'loss': loss, 'accuracy': rightness}
       if row_loss is not None:
         loss, more = row_loss(loss, outputs)
@@ -127,7 +127,7 @@ class ExitsObjective:
       total = jnp.where(batch['batch_number'][0] % 2 == 0, losses[-1], total)
     return total, {'weight': batch['weights'].sum(), **sums}, state
 
-  def _loss(self, outputs, labels):
+  def row_losses(self, outputs, labels):
     """Of each row its loss [B], and how right the classifier is, in [0, 1]."""
     if self.regression:
       error = outputs[..., 0] - labels.astype(jnp.float32)
