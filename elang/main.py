@@ -1,4 +1,4 @@
-"""The `elang` command: `elang head | subnetwork | thresholds | evaluate | calibrate | predict | serve`.
+"""The `elang` command: see `elang --help` for what it does.
 
 This table and the gin files are the only places where all rooms meet.
 """

@@ -105,7 +105,7 @@ def test_endpoints_are_named_on_the_command_line_alone(files, capsys):
 
 def test_the_router_in_python_that_the_page_shows_runs(capsys):
   page = (Path(__file__).parents[2] / 'docs' / 'elang.md').read_text()
-  (code,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+  code, *_ = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
   exec(compile(code, 'docs/elang.md', 'exec'), {})
   first, second = capsys.readouterr().out.splitlines()
   assert first == "[('good', 'small'), ('bad', 'small'), ('good', 'large')]"
