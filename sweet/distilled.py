@@ -100,12 +100,12 @@ class Distilled:
     return total, sums
 
 
-def answers(teacher: Teacher, batch: Any) -> tuple[Any, jax.Array]:
+def answers(teacher: Teacher, batch: Any) -> tuple[Any, Any]:
   """What a teacher's last classifier reads [B, T, D] and says [B, C]; nothing flows back."""
-  model: Any = teacher.model
-  params, state, outputs = jax.lax.stop_gradient(teacher.params), None, None
-  for k in range(1, len(model.exits) + 1):
-    state, outputs, _ = model.stage(params, k, batch, state)
+  params = jax.lax.stop_gradient(teacher.params)
+  state = outputs = None
+  for k in range(1, len(teacher.model.exits) + 1):
+    state, outputs, _ = teacher.model.stage(params, k, batch, state)
   return state, outputs
 
 

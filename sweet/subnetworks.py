@@ -24,13 +24,11 @@ from sweet import checkpoint
 from sweet.data import Rows, draw
 from sweet.distilled import check_fit
 from sweet.model import EarlyExitClassifier
-from sweet.objectives import ExitsObjective
+from sweet.objectives import Classifiers, ExitsObjective
 from sweet.predictor import ExitsPredictor
 
 
-def smaller(
-  model: EarlyExitClassifier, width: float = 1.0, depth: float = 1.0
-) -> EarlyExitClassifier:
+def smaller(model: Classifiers, width: float = 1.0, depth: float = 1.0) -> EarlyExitClassifier:
   """The classifier of a sub-network; shares as `calm.models.subnetworks.smaller` takes them.
 
   Raises:
@@ -47,7 +45,7 @@ def smaller(
   )
 
 
-def take(model: EarlyExitClassifier, params: Any, width: float = 1.0, depth: float = 1.0):
+def take(model: Classifiers, params: Any, width: float = 1.0, depth: float = 1.0):
   """A sub-network: (its classifier, its parameters, which are parts of `params`)."""
   part = smaller(model, width, depth)
   return part, subnetworks.take(params, model.config.encoder, width, depth)
@@ -189,16 +187,20 @@ def begin(
   num_held_out: Natural = 500,
   seed: Seed = 0,
   batch_size: Count = 32,
+  reorder: bool = True,
 ) -> Any:
   """A teacher's parameters with heads and neurons in the order of their importance.
 
   Importance is `calm.models.subnetworks.importance` of the labels' loss, summed over batches of the
-  rows that `sweet train` with the same seed holds out.
+  rows that `sweet train` with the same seed holds out. Without `reorder` all stay where they are:
+  those of a family are in order, and its sub-networks would become others.
 
   Raises:
     ValueError: no rows are held out.
   """
   smaller(teacher.model)
+  if not reorder:
+    return teacher.params
   encoded = rows.encoded(split)
   held_out = draw(len(encoded), num_held_out=num_held_out, seed=seed).held_out
   if not len(held_out):

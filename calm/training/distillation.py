@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from calm import settings
-from calm.models.parameters import Network
 from calm.training import losses
 
 
@@ -83,7 +82,7 @@ class SoftTargets:
 class Teacher:
   """A trained network; its parameters stay as they are."""
 
-  model: Network
+  model: Any  # a calm.models.parameters.Network
   params: Any
 
 

@@ -142,6 +142,7 @@ def test_a_family_begins_with_its_teacher_in_another_order(
     student.model.stage(teacher.params, 1, batch, None)[1],
     atol=1e-4,
   )
+  assert subnetworks.begin(teacher=teacher, rows=rows, reorder=False) is teacher.params
   with pytest.raises(ValueError, match='NUM_HELD_OUT'):
     subnetworks.begin(teacher=teacher, rows=rows, num_held_out=0)
 
