@@ -87,6 +87,8 @@ class Trainer:
     def step(objective, state, batch, key):
       return train_step(objective, optimizer, num_microbatches, state, batch, key)
 
+    step.__name__ = train_step.__name__  # Which the terminal shows when it is compiled.
+
     def validation_sums(objective, params, batch):
       return objective(params, batch)
 
@@ -133,6 +135,7 @@ class Trainer:
     def given(frozen, *rest):
       return function(objective.holding(frozen), *rest)
 
+    given.__name__ = function.__name__
     program = jax.jit(
       given,
       in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, frozen), *shardings),
