@@ -17,6 +17,7 @@ from calm.models import huggingface_encoder_export, parameters, pretrained
 from calm.settings import Count, Seed, ShareBelow1
 from calm.tasks import wordpiece
 from calm.tasks.classification import Form
+from calm.training import checkpoints
 from calm.training.guards import writing
 from sweet.model import ENCODERS, ExitsConfig
 from sweet.multi_model import MultiModel
@@ -96,9 +97,10 @@ def initial_params(checkpoint: str, model: Classifiers, *, seed: Seed = 0) -> di
   """The checkpoint's encoder and pooler under every classifier, whose own layer is fresh.
 
   Each pooler is a copy of the checkpoint's; where that has none they are fresh, and stderr says so.
+  Of a run's workdir all is as that run has left it.
 
   Args:
-    checkpoint: directory of the encoder.
+    checkpoint: directory of the encoder, or the workdir of a run of the same classifiers.
     model: what is to be trained.
     seed: of what is fresh.
 
@@ -107,8 +109,10 @@ def initial_params(checkpoint: str, model: Classifiers, *, seed: Seed = 0) -> di
 
   Raises:
     FileNotFoundError, ValueError: as `calm.models.pretrained.load`; or the encoder is another than
-      the model's.
+      the model's, or the run's classifiers are.
   """
+  if _is_run(Path(checkpoint)):
+    return checkpoints.restore_params(checkpoint, model)
   config, found = pretrained.load(checkpoint)
   theirs, ours = (_comparable(one) for one in (config, model.config.encoder))
   differing = [name for name in ours if theirs.get(name) != ours[name]]

@@ -14,6 +14,7 @@ from calm.tasks import labelled, wordpiece
 from calm.tasks.classification import Classification
 from calm.training import checkpoints
 from calm.training.distillation import SoftTargets, Teacher
+from sweet import checkpoint as begin
 from sweet import data, distilled, objectives, predictor, train
 from sweet.checkpoint import exits_config
 from sweet.distilled import Distilled
@@ -195,5 +196,8 @@ def test_a_run_leaves_its_teacher_as_it_is_and_goes_on_with_it_alone(
   jax.tree.map(np.testing.assert_array_equal, teacher.params, before)
   with pytest.raises(ValueError, match='TEACHER_WORKDIR'):
     start('run', Teacher(teacher.model, made_up(teacher.model, 12)), 2)
+  begun = begin.initial_params(str(tmp_path / 'run'), model)  # What others may begin with.
+  jax.tree.map(np.testing.assert_array_equal, begun, params)
+  assert exits_config(checkpoint=str(tmp_path / 'run'), labels=LABELS, exits=(1,)) == model.config
   start('run', Teacher(teacher.model, before), 2)
   assert checkpoints.steps(str(tmp_path / 'run'))[-1] == 4
