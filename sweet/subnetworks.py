@@ -209,10 +209,16 @@ def begin(
     encoded.rows(held_out), batch_size=batch_size, limit=rows.length, seed=seed
   )
   objective = ExitsObjective(teacher.model, 'early_exit', regression=rows.regression)
-  gradient = jax.jit(jax.grad(lambda params, batch: objective(params, batch)[0]))
+
+  @jax.jit
+  def gradient_of_labels(params, batch):
+    return jax.grad(lambda params: objective(params, batch)[0])(params)
+
   encoder, params = teacher.model.config.encoder, jax.device_get(teacher.params)
   found = [
-    subnetworks.importance(params, jax.device_get(gradient(params, next(batches))), encoder)
+    subnetworks.importance(
+      params, jax.device_get(gradient_of_labels(params, next(batches))), encoder
+    )
     for _ in range(batches.batches_per_epoch)
   ]
   return subnetworks.reorder(params, encoder, sum(found[1:], found[0]))

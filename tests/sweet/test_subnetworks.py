@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from calm import runs
+import gin
+from calm import configuration, runs
 from calm.models import parameters
 from calm.models import subnetworks as parts
 from calm.tasks import labelled
@@ -19,6 +20,7 @@ from calm.training import checkpoints
 from calm.training.distillation import SoftTargets, Teacher
 from elang import main as elang
 from sweet import data, main, objectives, subnetworks
+from sweet.distilled import Distilled
 from sweet.model import EarlyExitClassifier
 from sweet.objectives import ExitsObjective
 from sweet.subnetworks import Family
@@ -182,6 +184,15 @@ def test_from_a_classifier_to_a_family_and_a_router_of_two_parts(
   assert {path: path.read_bytes() for path in whole.rglob('*') if path.is_file()} == before
   metrics = json.loads((family / 'metrics.jsonl').read_text().splitlines()[-1])
   assert metrics.keys() >= {'soft_loss_0.5_1', 'states_loss_0.5_1', 'accuracy_0.5_1'}
+
+  with configuration.apart():  # The whole teaches others in the same way, by their configuration.
+    files = [str(whole / 'config.gin'), 'gin/elang/distil_classifier.gin']
+    configuration.parse(files, [f'TEACHER_WORKDIR = {str(whole)!r}'], [], {})
+    student = ExitsObjective(configuration.value('MODEL'), 'early_exit')
+    taught = gin.get_configurable(Distilled)(student)
+  assert taught.targets == SoftTargets(0.5, 2.0)
+  kept = checkpoints.restore_params(str(whole))
+  jax.tree.map(np.testing.assert_array_equal, taught.frozen, kept)
 
   take = ['--gin_file=gin/elang/subnetwork.gin', f'--gin.FAMILY_WORKDIR={family}']
   swift, large = tmp_path / 'swift', tmp_path / 'super'
