@@ -216,4 +216,6 @@ def test_from_a_classifier_to_a_family_and_a_router_of_two_parts(
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   examples = [Example(i, str(i), {'text': text}, '', {}) for i, text in enumerate('ab')]
   assert [line['prediction'] for line in lines] == [row['prediction'] for row in found(examples)]
+  taken = dataclasses.replace(of_family, model=model, params=params, temperatures=None)
+  assert taken(examples) == found(examples)
   assert [line['model'] for line in lines] == ['swift', 'swift']
