@@ -83,6 +83,10 @@ class Trainer:
       self._shardings,
     )
     whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
+    self._frozen = getattr(objective, 'frozen', None)
+    if self._frozen is not None:
+      held = sharding.by_rules(mesh, objective.partition_rules, self._frozen)
+      self._frozen = _placed(self._frozen, held)
 
     def step(objective, state, batch, key):
       return train_step(objective, optimizer, num_microbatches, state, batch, key)
@@ -122,15 +126,14 @@ class Trainer:
 
     What the objective holds frozen is an argument of the program, not a constant in it.
     """
-    objective, frozen = self._objective, getattr(self._objective, 'frozen', None)
-    if frozen is None:
+    objective = self._objective
+    if self._frozen is None:
       return jax.jit(
         functools.partial(function, objective),
         in_shardings=shardings,
         out_shardings=out_shardings,
         donate_argnums=donated,
       )
-    frozen = _placed(frozen, sharding.by_rules(self.mesh, objective.partition_rules, frozen))
 
     def given(frozen, *rest):
       return function(objective.holding(frozen), *rest)
@@ -138,11 +141,11 @@ class Trainer:
     given.__name__ = function.__name__
     program = jax.jit(
       given,
-      in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, frozen), *shardings),
+      in_shardings=(jax.tree.map(lambda leaf: leaf.sharding, self._frozen), *shardings),
       out_shardings=out_shardings,
       donate_argnums=None if donated is None else donated + 1,
     )
-    return _Given(program, frozen)
+    return _Given(program, self._frozen)
 
   def init(self, params=None):
     """State at step 0, made on the devices it belongs on; `params` take the place of fresh ones."""
