@@ -60,7 +60,7 @@ class Family:
   state's numbers, summed over the states before each kept layer and after the last.
 
   Raises:
-    ValueError: shares that cannot be, or a teacher that is not of the student's sizes.
+    ValueError: shares that cannot be, or a teacher that is not what the student is in full.
   """
 
   student: ExitsObjective
@@ -81,12 +81,8 @@ class Family:
     smaller(self.teacher.model)
     ours, theirs = (one.model.config for one in (self.student, self.teacher))
     check_fit(ours, theirs)
-    sizes = [(one.encoder.emb_dim, one.encoder.num_layers) for one in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-      raise ValueError(
-        f'The teacher is {sizes[1][0]} wide with {sizes[1][1]} layers, and the model {sizes[0][0]}'
-        f' with {sizes[0][1]}: a family learns from a classifier of its largest size.'
-      )
+    shapes = [parameters.shapes(one.model) for one in (self.student, self.teacher)]
+    parameters.require_fit('The teacher (TEACHER_WORKDIR)', *shapes)
     if self.targets.cosine_weight:
       raise ValueError('cosine_weight (COSINE_WEIGHT): a family compares states by STATES_WEIGHT.')
 
