@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import scipy.special
 
+import gin
+from calm import configuration
 from calm.evaluation.predictor import FunctionPredictor
 from calm.models import bert, parameters, pretrained
 from calm.tasks import labelled, wordpiece
@@ -163,6 +165,20 @@ def test_a_bert_with_a_classifier_from_elsewhere_teaches_what_it_says(
   expected = bert.Bert(config).apply({'params': params}, method=logits)
   said = distilled.answers(found, batch)[1]
   np.testing.assert_allclose(said[:4], expected[:4], rtol=1e-5)
+  settings = {'CHECKPOINT': folder, 'TEACHER_CHECKPOINT': folder, 'WORKDIR': 'run'}
+  settings |= {
+    'FIELDS': ('text',),
+    'LABEL_NAMES': LABELS.labels,
+    'SOFT_WEIGHT': 0.25,
+    'EXITS': (1,),
+  }
+  with configuration.apart():
+    files = ['configs/sweet/classify.gin', 'gin/elang/distil_from_checkpoint.gin']
+    bindings = [f'{name} = {value!r}' for name, value in settings.items()]
+    configuration.parse(files, bindings, [], {})
+    made = gin.get_configurable(Distilled)(ExitsObjective(configuration.value('MODEL')))
+  assert made.targets == SoftTargets(0.25)
+  jax.tree.map(np.testing.assert_array_equal, made.frozen, found.params)
   two = Classification(('text',), ('no', 'yes'))
   with pytest.raises(ValueError, match='classifier of 3 labels, and the task needs 2'):
     distilled.teacher_of_checkpoint(folder, tokenizer=tokenizer, labels=two)

@@ -136,9 +136,7 @@ def test_with_all_the_weight_the_targets_of_the_data_count_for_nothing(
   assert losses_of_both[0] == pytest.approx(losses_of_both[1], rel=1e-6)
 
 
-def test_a_teacher_gets_no_gradient_and_the_student_one_from_it_alone(
-  student, teacher, small, stream
-):
+def test_a_teacher_gets_no_gradient(student, teacher, small, stream):
   objective = DistilledObjective(student, teacher, SoftTargets(0.5, cosine_weight=1.0))
   batch = next(stream)
   of_teacher = jax.grad(lambda frozen: objective.holding(frozen)(small, batch)[0])(teacher.params)
