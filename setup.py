@@ -51,6 +51,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12.8',
     'protobuf>=7.36',
     'regex>=2026.11',
+    'requests>=2.34',
     'rouge-score>=0.1.2',
     'sacrebleu>=2.6',
     'safetensors>=0.8.0',

@@ -4,9 +4,11 @@ To add a task, add a row to `TASKS`.
 """
 
 import dataclasses
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import requests
 import seqio
 import tensorflow as tf
 
@@ -184,11 +186,26 @@ def records(name: str, split: str, *, tfds_data_dir: str | None = None) -> Itera
 
   Raises:
     UnicodeDecodeError: a text is not UTF-8.
+    ConnectionError: the data set is not here and cannot be downloaded.
   """
   row = TASKS[name]
   source = seqio.TfdsDataSource(row.tfds_name, tfds_data_dir, dict(row.splits))
-  for record in source.get_dataset(split, shuffle=False).as_numpy_iterator():
+  read = _download(source.get_dataset, row.tfds_name, split, shuffle=False)
+  for record in read.as_numpy_iterator():
     yield text.decoded(record)
+
+
+def _download(read: Callable[..., tf.data.Dataset], name: str, *args: Any, **kwargs: Any):
+  """What `read` gives of a data set, which it downloads if it is not here yet."""
+  try:
+    return read(*args, **kwargs)
+  except requests.RequestException as error:
+    asked = error.request and urllib.parse.urlsplit(str(error.request.url)).netloc
+    raise ConnectionError(
+      f'The data set {name} is not here and cannot be downloaded: no answer from'
+      f' {asked or "its host"}. Give a folder that has it (TFDS_DATA_DIR), or files of your own'
+      ' (gin/tasks/files.gin).'
+    ) from error
 
 
 class _Source(seqio.TfdsDataSource):
@@ -200,5 +217,5 @@ class _Source(seqio.TfdsDataSource):
     self.form = {'tfds': row.tfds_name, 'prompt': row.prompt, 'in_training': row.in_training}
 
   def get_dataset(self, split: str = 'train', **kwargs: Any) -> tf.data.Dataset:
-    records = super().get_dataset(split, **kwargs)
+    records = _download(super().get_dataset, self.tfds_dataset.name, split, **kwargs)
     return self._in_training(records) if split == 'train' and self._in_training else records

@@ -8,6 +8,8 @@ import functools
 
 import numpy as np
 import pytest
+import requests
+import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -293,3 +295,21 @@ def test_a_split_without_labels_is_an_error():
 def test_an_unknown_name_lists_the_tasks():
   with pytest.raises(ValueError, match="No public task 'glue'; there are cnn_dailymail, glue_cola"):
     task_of('glue')
+
+
+@pytest.mark.parametrize(
+  'read',
+  [
+    lambda: public.records('squad', 'train'),
+    lambda: text.examples(task_of('squad'), 'train'),
+  ],
+)
+def test_a_data_set_that_cannot_be_downloaded_is_told_in_words(read, monkeypatch):
+  def refuse(*_, **__):
+    url = 'https://rajpurkar.github.io/SQuAD-explorer/dataset/train-v1.1.json'
+    raise requests.ConnectionError('Max retries', request=requests.Request(url=url))
+
+  monkeypatch.setattr(seqio.TfdsDataSource, 'get_dataset', refuse)
+  said = r'The data set squad/v1\.1:3.* no answer from rajpurkar\.github\.io\. .*TFDS_DATA_DIR'
+  with pytest.raises(ConnectionError, match=said):
+    list(read())
