@@ -70,6 +70,8 @@ def tokenise(
   `losses`, if given, counts what the texts lose. A bar shows the way on a terminal.
   """
   features = {name: task.output_features[name] for name in text.FEATURES}
+  # Read before the examples are, which may have to be downloaded: a vocabulary may be missing.
+  ends = {name: [one.vocabulary.eos_id] if one.add_eos else [] for name, one in features.items()}
   bar = tqdm.tqdm(desc=f'tokenising {split}', unit=' examples', delay=2, disable=None)
   found = examples.read(task, split)
   with bar:
@@ -78,12 +80,11 @@ def tokenise(
       texts = {'inputs': [one.texts['inputs'] for one in chunk]}
       texts['targets'] = [one.target for one in chunk]
       for name, feature in features.items():
-        end = [feature.vocabulary.eos_id] if feature.add_eos else []
         rows = encode(feature.vocabulary, texts[name])
         if losses is not None:
           places = [one.where for one in chunk]
           losses.look(feature.vocabulary, name, texts[name], rows, places)
-        columns[name] = [np.array([*row, *end], np.int32) for row in rows]
+        columns[name] = [np.array([*row, *ends[name]], np.int32) for row in rows]
       for i, example in enumerate(chunk):
         yield example, {name: column[i] for name, column in columns.items()}
       bar.update(len(chunk))

@@ -55,11 +55,12 @@ def train(
     optimizer: a `calm.training.optimizers.Optimizer`.
     batches: an endless iterator of this process's rows, dicts of numpy arrays, with
       `get_state()` and `set_state(state)`; states are JSON and the same in all processes. It may
-      have `settings`, a dict in JSON of what its states depend on.
+      have `settings`, a dict in JSON of what its states depend on. Or a function that gives one,
+      and is called when the parameters are at hand: reading data may take hours.
     initial_params: parameters to begin with instead of fresh ones, or a function that reads them
       and is called only where there is no checkpoint to go on from.
-    validation_batches: an iterator like `batches`; its first `num_validation_batches` are scored
-      every `steps_per_validation` steps and at the end, without dropout.
+    validation_batches: like `batches`; the first `num_validation_batches` are scored every
+      `steps_per_validation` steps and at the end, without dropout. None: there are none.
     seed: of fresh parameters, dropout and whatever else the objective draws.
     model_parallelism: devices that share each parameter; the others share the rows.
     num_microbatches: parts of a batch whose gradients are computed one after the other.
@@ -95,7 +96,6 @@ def train(
     stop_after_seconds=stop_after_seconds,
   )
   make_workdir(workdir)
-  notices.devices()
   with contextlib.ExitStack() as resources:
     resources.enter_context(processes.answering())
     resources.enter_context(alone(workdir))
@@ -112,9 +112,11 @@ def train(
     restored = checkpoints.restore(trainer.abstract_state, resuming.check)
     meter = Meter(objective.unit)
     held = resuming.held_by(objective)
+    given = _made(initial_params) if restored is None else None
+    batches, validation_batches = _made(batches), _made(validation_batches)
+    notices.devices()
     new_epoch = None
     if restored is None:
-      given = initial_params() if callable(initial_params) else initial_params
       state, seconds_before = trainer.init(given), 0.0
     else:
       state, saved = restored
@@ -201,6 +203,11 @@ def evaluate_loss(trainer, params, batches):
     total.update({'loss': float(loss), **{name: float(value) for name, value in sums.items()}})
   weight = max(total.pop('weight'), 1e-9)
   return {f'validation_{name}': value / weight for name, value in total.items()}
+
+
+def _made(given):
+  """What is given, or what the function gives that is given in its place."""
+  return given() if callable(given) else given
 
 
 def _say_first(step, metrics, started):

@@ -396,3 +396,12 @@ def test_a_task_that_ends_otherwise_is_an_error(translation):
   task = task.replace(preprocessors=task.preprocessors[:-1])
   with pytest.raises(ValueError, match='does not end in seqio'):
     list(text.examples(task, 'train'))
+
+
+def test_a_missing_vocabulary_is_told_before_any_example_is_read():
+  def read(split):
+    raise AssertionError(f'{split} is read')
+
+  vocabulary = vocabularies.sentencepiece('nowhere/vocabulary.model')
+  with pytest.raises(vocabularies.MissingVocabularyError, match=r'nowhere/vocabulary\.model'):
+    stream(text.task('unread', text.PythonSource(read, ['train']), vocabulary))

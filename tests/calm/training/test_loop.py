@@ -113,6 +113,23 @@ def test_a_run_that_goes_on_reads_no_parameters_to_begin_with(tmp_path, run, cur
   assert curve(tmp_path)[-1] == uninterrupted[-1]
 
 
+def test_nothing_is_read_to_train_on_before_the_parameters_to_begin_with(tmp_path, run, stream):
+  read = []
+
+  def batches():
+    read.append('batches')
+    return stream
+
+  def missing():
+    raise FileNotFoundError('There is no directory there.')
+
+  with pytest.raises(FileNotFoundError, match='no directory'):
+    run(tmp_path, batches=batches, validation_batches=batches, initial_params=missing)
+  assert read == []
+  run(tmp_path, num_steps=1, batches=batches, initial_params=lambda: read.append('parameters'))
+  assert read == ['parameters', 'batches']
+
+
 @pytest.mark.parametrize(
   'name', ['num_steps', 'steps_per_report', 'steps_per_checkpoint', 'steps_per_validation']
 )
