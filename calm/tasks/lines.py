@@ -72,11 +72,16 @@ def matching(path: str | os.PathLike, mend: str) -> list[str]:
     found = sorted(one for one in gfile.glob(path) if not gfile.isdir(one)) if '*' in path else []
     what = 'a folder, not a file' if gfile.isdir(path) else 'no such file'
   except tf.errors.OpError as error:  # A scheme that nobody opens, or no network.
-    what = f'it cannot be looked for ({storage.shortened(error.message)})'
+    what = f'it cannot be looked for ({reason(error)})'
     raise FileNotFoundError(f'{path}: {what}. {mend}') from None
   if not found:
     raise FileNotFoundError(f'{path}: {what}. {mend}')
   return found
+
+
+def reason(error: Any) -> str:
+  """What an error of TensorFlow's file systems says, in a line: of the network, what is wrong."""
+  return storage.shortened(error.message.partition('\n')[0].rpartition('error details: ')[2])
 
 
 @contextlib.contextmanager

@@ -3,7 +3,9 @@
 To add a task, add a row to `TASKS`.
 """
 
+import contextlib
 import dataclasses
+import logging
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +20,7 @@ from calm.tasks.classification import Classification, Form, Regression
 
 _LABELLED = {'train': 'train', 'validation': 'validation'}  # GLUE's and SuperGLUE's tests are not.
 _ALL = {**_LABELLED, 'test': 'test'}
+_RETRIES = 6  # after 0, 0.4, 0.8, 1.6, 3.2 and 6.4 seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +201,8 @@ def records(name: str, split: str, *, tfds_data_dir: str | None = None) -> Itera
 def _download(read: Callable[..., tf.data.Dataset], name: str, *args: Any, **kwargs: Any):
   """What `read` gives of a data set, which it downloads if it is not here yet."""
   try:
-    return read(*args, **kwargs)
+    with _briefly():
+      return read(*args, **kwargs)
   except requests.RequestException as error:
     asked = error.request and urllib.parse.urlsplit(str(error.request.url)).netloc
     raise ConnectionError(
@@ -206,6 +210,28 @@ def _download(read: Callable[..., tf.data.Dataset], name: str, *args: Any, **kwa
       f' {asked or "its host"}. Give a folder that has it (TFDS_DATA_DIR), or files of your own'
       ' (gin/tasks/files.gin).'
     ) from error
+
+
+@contextlib.contextmanager
+def _briefly():
+  """Has TensorFlow Datasets ask a host that is silent for a quarter of a minute, without a word.
+
+  By itself it asks for minutes and writes a line each time; nothing public tells it otherwise.
+  """
+  from tensorflow_datasets.core.download import downloader
+
+  loggers = [logging.getLogger(name) for name in ('urllib3.connectionpool', 'absl')]
+  levels = [logger.level for logger in loggers]
+  retries = downloader.MAX_RETRIES
+  downloader.MAX_RETRIES = min(retries, _RETRIES)
+  for logger in loggers:
+    logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    downloader.MAX_RETRIES = retries
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)
 
 
 class _Source(seqio.TfdsDataSource):

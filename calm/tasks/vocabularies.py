@@ -15,7 +15,7 @@ import tensorflow as tf
 import tqdm
 
 from calm import settings, storage
-from calm.tasks import examples, fidelity
+from calm.tasks import examples, fidelity, lines
 from calm.tasks import text as text_tasks
 
 T5_VOCABULARY = 'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model'
@@ -111,7 +111,7 @@ def _check_file(path):
     with tf.io.gfile.GFile(path, 'rb') as file:
       content = file.read()
   except tf.errors.OpError as error:
-    reason = '' if isinstance(error, tf.errors.NotFoundError) else f' ({error.message})'
+    reason = '' if isinstance(error, tf.errors.NotFoundError) else f' ({lines.reason(error)})'
     raise MissingVocabularyError(f'No vocabulary {path}{reason}: {mend}') from None
   try:
     processor = sentencepiece_library.SentencePieceProcessor(model_proto=content)

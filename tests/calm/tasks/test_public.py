@@ -5,6 +5,7 @@ records show is in test_prompts.py.
 """
 
 import functools
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import requests
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 
 from calm.tasks import batches, public, text, tokenization, vocabularies
 from calm.tasks import examples as examples_module
@@ -313,3 +315,23 @@ def test_a_data_set_that_cannot_be_downloaded_is_told_in_words(read, monkeypatch
   said = r'The data set squad/v1\.1:3.* no answer from rajpurkar\.github\.io\. .*TFDS_DATA_DIR'
   with pytest.raises(ConnectionError, match=said):
     list(read())
+
+
+def test_a_silent_host_is_asked_for_a_quarter_of_a_minute_and_told_of_once(
+  tmp_path, monkeypatch, caplog
+):
+  slept = []
+  monkeypatch.setattr(time, 'sleep', slept.append)
+
+  def ask(*_, **__):
+    loader = downloader.get_downloader()
+    with loader.tqdm():
+      loader.download('http://127.0.0.1:1/train.json', tmp_path).get()
+
+  monkeypatch.setattr(seqio.TfdsDataSource, 'get_dataset', ask)
+  before = downloader.MAX_RETRIES
+  with pytest.raises(ConnectionError, match=r'no answer from 127\.0\.0\.1:1'):
+    list(public.records('squad', 'train'))
+  assert 5 < sum(slept) < 15
+  assert caplog.records == []
+  assert before == downloader.MAX_RETRIES

@@ -194,3 +194,19 @@ def test_one_process_makes_a_vocabulary_at_a_time(translation, tmp_path):
   assert not path.exists()
   vocabularies.write_vocabulary(translation(), str(path), 41)
   assert [one.name for one in tmp_path.iterdir() if 'sp.model' in one.name] == ['sp.model']
+
+
+def test_a_vocabulary_that_cannot_be_downloaded_is_told_in_a_line(monkeypatch):
+  said = "Error executing an HTTP request: libcurl code 6 meaning 'Could not resolve hostname', "
+  said += 'error details: Could not resolve host: www.example.org\n\t when reading gs://there'
+
+  def refuse(*_):
+    raise tf.errors.AbortedError(None, None, said)
+
+  monkeypatch.setattr(tf.io.gfile.GFile, 'read', refuse)
+  with pytest.raises(vocabularies.MissingVocabularyError) as info:
+    vocabularies.t5().encode('a')
+  assert str(info.value) == (
+    f'No vocabulary {vocabularies.T5_VOCABULARY} (Could not resolve host: www.example.org): set '
+    'VOCABULARY_PATH to a copy of it, such as the spiece.model of a T5.'
+  )
