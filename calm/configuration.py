@@ -305,6 +305,11 @@ def save(workdir, text):
   storage.write_text(Path(workdir, 'config.gin'), text)
 
 
+def begun(workdir: str | os.PathLike) -> bool:
+  """Whether a run has begun in a folder: then it has kept what `save` writes."""
+  return Path(workdir, 'config.gin').is_file()
+
+
 def save_operative(workdir):
   """Writes the parameters that were really used to `workdir`/operative_config.gin."""
   import gin

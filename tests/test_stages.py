@@ -214,7 +214,7 @@ def test_the_second_stage_takes_a_published_size_and_a_checkpoint_from_elsewhere
     ('exits', ['BASE_WORKDIR=exits'], 'WORKDIR is not set: give --workdir=VALUE'),
     ('plain', ['WORKDIR="new"'], 'BASE_WORKDIR is not set: give --gin.BASE_WORKDIR=VALUE'),
     ('exits', ['BASE_WORKDIR=exits', 'WORKDIR="plain/../exits"'], 'a --workdir of its own'),
-    ('exits', ['BASE_WORKDIR=nowhere', 'WORKDIR="new"'], 'No vocabulary nowhere/vocabulary.model'),
+    ('exits', ['BASE_WORKDIR=nowhere', 'WORKDIR="new"'], 'There is no directory nowhere.'),
   ],
 )
 def test_a_stage_without_two_folders_is_refused_and_changes_none(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calm import model_folders, settings, storage
+from calm import configuration, model_folders, settings, storage
 from calm.models import (
   huggingface_bert,
   huggingface_deberta,
@@ -21,6 +21,7 @@ from calm.models.deberta import DebertaConfig
 from calm.models.t5 import T5Config
 
 SIZES = 'sizes.json'
+_PLACE = 'directory'  # in it, beside the sizes
 
 # What reads a directory of transformers, by the model_type in its config.json.
 READERS = {
@@ -140,9 +141,9 @@ def config_in_workdir(workdir, directory, config):
   """The config of a run that begins with the weights in `directory`.
 
   Sizes, and all else that weights depend on, are those of a checkpoint that lies there, whatever
-  `config` says. The run keeps them in `workdir`, in sizes.json, and needs the checkpoint no more.
-  So does a run that begins with that run's weights. Another run has no such file: then its config
-  is `config`.
+  `config` says. The run keeps them in `workdir`, in sizes.json, and once it has begun needs the
+  checkpoint no more. So does a run that begins with that run's weights. Another run has no such
+  file: then its config is `config`.
 
   Args:
     workdir: the run's; need not be there.
@@ -154,22 +155,32 @@ def config_in_workdir(workdir, directory, config):
     FileNotFoundError, ValueError: as `load`.
     storage.DamagedError: sizes.json was changed.
   """
-  for kept in (Path(workdir, SIZES), Path(directory, SIZES)):
-    if kept.is_file():
-      sizes = storage.read_record(kept)
-      break
-  else:
-    if not _is_checkpoint(Path(directory)):
-      return config
-    found = _source(Path(directory)).config
-    if not isinstance(config, type(found)):
-      raise ValueError(
-        f'{directory} is for a {type(found).__name__}, not a {type(config).__name__}.'
-      )
-    sizes = {name: getattr(found, name) for name in _sizes(found)}
-  if not Path(workdir, SIZES).is_file():
-    storage.write_record(Path(workdir, SIZES), sizes)
+  own, place = Path(workdir, SIZES), os.path.abspath(directory)
+  kept = storage.read_record(own) if own.is_file() else None
+  # Of another checkpoint, with which no run has begun.
+  left = kept and kept.pop(_PLACE, place) != place and not configuration.begun(workdir)
+  if kept is not None and not (left and Path(directory).is_dir()):
+    return dataclasses.replace(config, **kept)
+  sizes = _sizes_in(Path(directory), config)
+  if sizes is None:
+    own.unlink(missing_ok=True)
+    return config
+  storage.write_record(own, {**sizes, _PLACE: place})
   return dataclasses.replace(config, **sizes)
+
+
+def _sizes_in(directory, config):
+  """Sizes that a run or a checkpoint in a folder has of its own, by field; None if it has none."""
+  if (directory / SIZES).is_file():
+    return {
+      name: size for name, size in storage.read_record(directory / SIZES).items() if name != _PLACE
+    }
+  if not _is_checkpoint(directory):
+    return None
+  found = _source(directory).config
+  if not isinstance(config, type(found)):
+    raise ValueError(f'{directory} is for a {type(found).__name__}, not a {type(config).__name__}.')
+  return {name: getattr(found, name) for name in _sizes(found)}
 
 
 def vocab_size(config):

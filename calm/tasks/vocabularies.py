@@ -14,7 +14,7 @@ import seqio
 import tensorflow as tf
 import tqdm
 
-from calm import settings, storage
+from calm import configuration, settings, storage
 from calm.tasks import examples, fidelity, lines
 from calm.tasks import text as text_tasks
 
@@ -69,24 +69,43 @@ def sentencepiece(path: str, extra_ids: settings.Natural = 0) -> seqio.Vocabular
 def in_workdir(workdir: str, base_workdir: str | None = None) -> str:
   """Where a run keeps a vocabulary of its own: `vocabulary.model` in its workdir.
 
-  A run that begins with another's weights takes a copy of the vocabulary in `base_workdir`, once,
-  and needs that folder no more. In a checkpoint of Hugging Face transformers it is `spiece.model`.
+  A run that begins with another's weights takes a copy of the vocabulary in `base_workdir`, and
+  once it has begun needs that folder no more. In a checkpoint of Hugging Face transformers it is
+  `spiece.model`.
 
   Raises:
     MissingVocabularyError: neither folder has one.
+    VocabularyError: each has another, and the run has not begun.
   """
   path = os.path.join(workdir, 'vocabulary.model')
-  if base_workdir and not tf.io.gfile.exists(path):
-    base = in_workdir(base_workdir)
-    if not tf.io.gfile.exists(base) and tf.io.gfile.exists(f'{base_workdir}/spiece.model'):
-      base = f'{base_workdir}/spiece.model'
-    if not tf.io.gfile.exists(base):
-      raise MissingVocabularyError(
-        f'No vocabulary {base}: name a run that has one (BASE_WORKDIR), or set VOCABULARY_PATH.'
-      )
-    with tf.io.gfile.GFile(base, 'rb') as file:
-      _write_atomically(path, file.read())
+  exists = tf.io.gfile.exists
+  if not base_workdir or (exists(path) and configuration.begun(workdir)):
+    return path
+  names = ('vocabulary.model', 'spiece.model')
+  base = next(filter(exists, (os.path.join(base_workdir, name) for name in names)), None)
+  if base is None and not exists(path):
+    raise MissingVocabularyError(
+      f'No {" or ".join(names)} in {base_workdir} (BASE_WORKDIR). A T5X checkpoint never has one:'
+      ' give the SentencePiece model that the weights were trained with, as'
+      " --gin.VOCABULARY_PATH=PATH, or T5's own by --gin_file=gin/tasks/t5_vocabulary.gin, or bytes"
+      ' by --gin_file=gin/tasks/bytes.gin.'
+    )
+  if base is None:
+    return path
+  content = _read(base)
+  if not exists(path):
+    _write_atomically(path, content)
+  elif _read(path) != content:
+    raise VocabularyError(
+      f'{path} is another vocabulary than {base}, which the weights in {base_workdir} belong to:'
+      f' remove {path}, or give another --workdir.'
+    )
   return path
+
+
+def _read(path):
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    return file.read()
 
 
 class _SentencePieceVocabulary(seqio.SentencePieceVocabulary):
@@ -108,8 +127,7 @@ def _check_file(path):
       'VOCABULARY_PATH.'
     )
   try:
-    with tf.io.gfile.GFile(path, 'rb') as file:
-      content = file.read()
+    content = _read(path)
   except tf.errors.OpError as error:
     reason = '' if isinstance(error, tf.errors.NotFoundError) else f' ({lines.reason(error)})'
     raise MissingVocabularyError(f'No vocabulary {path}{reason}: {mend}') from None

@@ -10,9 +10,11 @@ import pytest
 import tensorstore as ts
 from flax import serialization
 
+from calm import configuration
 from calm.models import parameters, pretrained, t5
 
 TINY = t5.T5Config(37, 12, 3, 5, 17, 2, 3)
+OTHER = dataclasses.replace(TINY, emb_dim=9, num_decoder_layers=5)
 KINDS = {
   't5_1_1': TINY,
   't5_1_0': dataclasses.replace(TINY, mlp_activations=('relu',), logits_via_embedding=True),
@@ -282,3 +284,20 @@ def test_sizes_that_cannot_be_inferred(tmp_path, varied_params):
     pretrained.load(tmp_path / 'odd')
   with pytest.raises(ValueError, match=r'missing: 1\n  decoder\.relpos_bias\.rel_embedding'):
     pretrained.load(tmp_path / 'odd', TINY)
+
+
+def test_a_run_has_the_sizes_of_the_checkpoint_that_it_has_begun_with(
+  huggingface_copy, fixtures, tmp_path, capsys
+):
+  run, other = tmp_path / 'run', fixtures / 't5x_1_0_tiny/checkpoint_700'
+  wanted = {huggingface_copy: TINY, other: pretrained.config_of(other)}
+  for directory in (other, huggingface_copy):  # As of a command with the wrong one, then the right.
+    for _ in range(2):
+      found = pretrained.config_in_workdir(run, directory, OTHER)
+      assert found == wanted[directory]
+  assert capsys.readouterr().err.count('sizes inferred') == 2  # Once it is asked for above.
+  configuration.save(run, '')
+  assert pretrained.config_in_workdir(run, other, OTHER) == TINY
+  shutil.rmtree(huggingface_copy)
+  assert pretrained.config_in_workdir(run, huggingface_copy, OTHER) == TINY
+  assert pretrained.config_in_workdir(tmp_path / 'next', run, OTHER) == TINY

@@ -1,12 +1,14 @@
 """A vocabulary is made of a task's own text, once and repeatably."""
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import sentencepiece
 import tensorflow as tf
 
-from calm import storage
+from calm import configuration, storage
 from calm.tasks import text, vocabularies
 
 
@@ -56,16 +58,31 @@ def test_written_twice_it_is_the_same_byte_for_byte(words, tmp_path):
 
 
 def test_a_run_keeps_a_copy_of_the_vocabulary_it_begins_with(tmp_path):
-  base, workdir = str(tmp_path / 'base'), str(tmp_path / 'run')
-  with pytest.raises(vocabularies.MissingVocabularyError, match=r'base/vocabulary\.model: name'):
-    vocabularies.in_workdir(workdir, base)
-  for content in (b'first', b'second'):
-    os.makedirs(base, exist_ok=True)
-    with open(vocabularies.in_workdir(base), 'wb') as file:
-      file.write(content)
-    with open(vocabularies.in_workdir(workdir, base), 'rb') as file:
-      assert file.read() == b'first'
-  assert os.listdir(workdir) == ['vocabulary.model']
+  base, run = tmp_path / 'base', tmp_path / 'run'
+
+  def kept():
+    return Path(vocabularies.in_workdir(str(run), str(base))).read_bytes()
+
+  with pytest.raises(vocabularies.MissingVocabularyError, match=r'No vocabulary\.model or spiece'):
+    kept()
+  base.mkdir()
+  (base / 'vocabulary.model').write_bytes(b'first')
+  assert kept() == b'first'
+  (base / 'vocabulary.model').write_bytes(b'second')
+  with pytest.raises(vocabularies.VocabularyError, match=r'run/vocabulary\.model is another vocab'):
+    kept()  # What a command with another base has left: the weights are not its.
+  configuration.save(run, '')
+  assert kept() == b'first'
+  shutil.rmtree(base)
+  assert kept() == b'first'
+  assert {path.name for path in run.iterdir()} == {'config.gin', 'vocabulary.model'}
+
+
+def test_a_checkpoint_without_a_vocabulary_is_used_with_that_of_the_run(tmp_path):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'vocabulary.model').write_bytes(b'own')
+  path = vocabularies.in_workdir(str(tmp_path / 'run'), str(tmp_path / 't5x'))
+  assert Path(path).read_bytes() == b'own'
 
 
 def test_sentinels_follow_the_pieces(words, tmp_path):
