@@ -10,6 +10,10 @@ import re
 _EARLIER = re.compile(
   r'^from calm\.decoding import (?:calibrating|corpus|evaluation)$', re.MULTILINE
 )
+# What marks one of a T5; those from before tokens could be drawn know no such macro.
+_SAVED = re.compile(r'^# Macros:$', re.MULTILINE)
+_DECODES = re.compile(r'^from calm\.decoding import generator$', re.MULTILINE)
+_DRAWS = re.compile(r'^TEMPERATURE =', re.MULTILINE)
 # Modules and configurables that are wired anew.
 _GONE = r'calibrating|corpus|evaluation|decoder|study|efficiency|report'
 _IMPORT = re.compile(rf'^from calm\.\w+ import (?:{_GONE})\n', re.MULTILINE)
@@ -39,12 +43,13 @@ _FILES = (
 
 def translate(source: str) -> str:
   """Gin source in today's names, if it is a configuration that an earlier version saved."""
-  if not _EARLIER.search(source):
+  if _EARLIER.search(source):
+    source = _KEPT.sub('generator.Generator.', source)
+    source = _BINDING.sub('', _IMPORT.sub('from calm.decoding import generator\n', source))
+    for earlier, now in _RENAMED:
+      source = re.sub(earlier, now, source, flags=re.MULTILINE)
+  elif not _DECODES.search(source) or not _SAVED.search(source) or _DRAWS.search(source):
     return source
-  source = _KEPT.sub('generator.Generator.', source)
-  source = _BINDING.sub('', _IMPORT.sub('from calm.decoding import generator\n', source))
-  for earlier, now in _RENAMED:
-    source = re.sub(earlier, now, source, flags=re.MULTILINE)
   includes = ''.join(f"include 'gin/{name}.gin'\n" for name in _FILES)
   # After the imports, before what was saved.
   imports = [*_IMPORT_LINE.finditer(source)]

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 import gin
 from calm import configuration
+from calm.decoding import sampling
 from calm.evaluation.split import read_split
 from calm.exits import confidence
 from calm.models import pretrained, t5
@@ -290,6 +291,21 @@ def test_the_commands_of_an_older_run_are_those_of_today_with_its_macros(tmp_pat
   assert value_of('DISSIMILARITY').__name__ == 'exact_match'
   for gone in ('corpus', 'calibrating', 'evaluation.evaluate', 'decoder.Decoder', 'OPENS_AT'):
     assert gone not in operative
+
+
+def test_a_run_of_before_tokens_were_drawn_takes_the_flags_of_today(tmp_path):
+  configuration.parse(['configs/quickstart.gin'], ["WORKDIR = 'run'", 'MIN_EXIT = 2'], [], {})
+  later = r'^(from calm.decoding import )?sampling\b.*\n|^generator.Generator.sampling = .*\n'
+  later += r'|^(TEMPERATURE|TOP_K|TOP_P|NUM_SAMPLES|DECODE_PREFIX|DECODE_FORMAT) = .*\n'
+  later += r'|^predict.predict.(prefix_template|input_format) = .*\n'
+  saved, count = re.subn(later, '', gin.config_str(), flags=re.MULTILINE)
+  assert count == 14
+  (tmp_path / 'config.gin').write_text(saved)
+  flags = ['TEMPERATURE = 0.5', 'DECODE_PREFIX = "one"']
+  configuration.parse([str(tmp_path / 'config.gin')], flags, [], {})
+  assert value_of('MIN_EXIT') == 2
+  assert gin.query_parameter('predict.predict.prefix_template') is not None
+  assert gin.get_configurable(sampling.choice)().temperature == 0.5
 
 
 def test_records_are_kept_for_configs_over_files_only():
