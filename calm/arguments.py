@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 # Python's words in any other case; gin would take them for texts, and a text is true.
 _WORDS = {'true': 'True', 'false': 'False', 'none': 'None'}
+# As JSON and Python print numbers that gin has no words for, and what it reads as these.
+_NUMBERS = {'inf': '1e999', '-inf': '-1e999', 'null': 'None'}
 _FLAG = re.compile(r'--?[A-Za-z]')
 
 
@@ -64,6 +66,11 @@ def as_gin_value(text: str) -> str:
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     return repr(text)
   return value
+
+
+def as_gin_number(text: str) -> str:
+  """`as_gin_value` of a number, for which our commands may have printed inf, -inf or null."""
+  return _NUMBERS.get(text.strip().lower()) or as_gin_value(text)
 
 
 def with_words_of_python(source: str) -> str:

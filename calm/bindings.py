@@ -56,19 +56,23 @@ class Bindings:
         found[parameter] = (scope, selector, parameter)
     return found
 
-  def used_by(self, selectors: Iterable[str]) -> set[Key]:
+  def used_by(self, selectors: Iterable[str], ignored: str | None = None) -> set[Key]:
     """All that is set for calls of these, and of whatever they refer to.
+
+    A parameter `ignored`, as configs name it and in any scope, is not looked at.
 
     Raises:
       ValueError: a setting refers to itself.
     """
     used: set[Key] = set()
     for selector in selectors:
-      for _ in self.calls(selector, used):
+      for _ in self.calls(selector, used, ignored):
         pass
     return used
 
-  def calls(self, selector: str, used: set[Key]) -> Iterator[tuple[Key, Any, tuple[str, ...]]]:
+  def calls(
+    self, selector: str, used: set[Key], ignored: str | None = None
+  ) -> Iterator[tuple[Key, Any, tuple[str, ...]]]:
     """The references that a call of `selector` leads to: (where it stands, reference, its scopes).
 
     `used` gets all that is set on the way.
@@ -80,6 +84,8 @@ class Bindings:
         return
       done.add((selector, scopes))
       for key in self.bound(scopes, selector).values():
+        if ignored is not None and means(ignored, name_of(('', *key[1:]))):
+          continue
         used.add(key)
         for one in references_in(self.value(key)):
           inner = tuple(one.scopes) or scopes

@@ -99,9 +99,14 @@ def check_use(
   return unused
 
 
-def idle(bindings: Bindings, given: Sequence[Setting], roots: Collection[str]) -> list[Setting]:
-  """What the user set and calls of `roots` do not use."""
-  used = {name_of(key) for key in bindings.used_by(roots)} | READ
+def idle(
+  bindings: Bindings,
+  given: Sequence[Setting],
+  roots: Collection[str],
+  ignored: str | None = None,
+) -> list[Setting]:
+  """What the user set and calls of `roots` do not use, nor what only a parameter leads to."""
+  used = {name_of(key) for key in bindings.used_by(roots, ignored)} | READ
   return [one for one in given if not any(means(one.name, name) for name in used)]
 
 

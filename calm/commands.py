@@ -41,6 +41,22 @@ class Option:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ignored:
+  """A parameter whose value a command does not look at, where that hangs on a macro."""
+
+  parameter: str  # as configs name it
+  why: str
+  beside: str | None = None  # Only where this macro is set.
+  without: str | None = None  # Only where this one is not.
+
+  def holds(self) -> bool:
+    """Whether it does in the configuration that was read."""
+    macro = configuration.macro
+    beside = self.beside is None or macro(self.beside) is not None
+    return beside and (self.without is None or macro(self.without) is None)
+
+
+@dataclasses.dataclass(frozen=True)
 class Command:
   """What a command is called, the function behind it, and what its help says."""
 
@@ -49,6 +65,7 @@ class Command:
   summary: str
   details: str = ''
   options: tuple[Option, ...] = ()
+  ignores: tuple[Ignored, ...] = ()
   shared: bool = False  # Whether several processes can run it together.
   # Whether it keeps its configuration in the workdir, for the others. Then its function takes
   # `accepted`, which one process calls once nothing can refuse the work any more.
@@ -199,14 +216,15 @@ def read(program: Program, args: argparse.Namespace, bindings: list[str]) -> Non
   flags = {
     option.macro: option.flag for one in program.commands for option in (WORKDIR, *one.options)
   }
+  given = bindings  # as --gin.NAME
   for option in (WORKDIR, *command.options):
     value = getattr(args, option.macro)
     if value is not None:
       same = (option.macro, *(t5x for t5x, ours in RENAMED.items() if ours == option.macro))
-      for name in (binding.partition(' = ')[0] for binding in bindings):
+      for name in (binding.partition(' = ')[0] for binding in given):
         if name in same:
           raise ValueError(f'{option.flag} and --gin.{name} are the same: give one of them.')
-      written = arguments.as_gin_value(value) if option.literal else repr(value)
+      written = arguments.as_gin_number(value) if option.literal else repr(value)
       bindings = [*bindings, f'{option.macro} = {written}']
   configuration.parse(
     _gin_files(program, command, args),
@@ -220,10 +238,30 @@ def read(program: Program, args: argparse.Namespace, bindings: list[str]) -> Non
   if configuration.macro('WORKDIR') == '':
     raise ValueError("--workdir is empty: name a folder; '.' is the current one.")
   configuration.check_call(_selector(command), ('accepted',) if command.begins_run else ())
-  unused = [] if args.gin_file else configuration.idle_in(bindings, _selector(command))
-  if unused:
-    names = ', '.join(unused)
-    print(f'{program.name} {command.name} does not use {names}.', file=sys.stderr)
+  # Beside a config, what is set as --gin.NAME may be for any command.
+  own = bindings[len(given) :] if args.gin_file else bindings
+  for line in _unused(command, own, {binding.partition(' = ')[0] for binding in given}, flags):
+    print(f'{program.name} {command.name} does not use {line}.', file=sys.stderr)
+
+
+def _unused(command, bindings, by_gin, flags):
+  """Yields what a command does not use of what the command line sets, with the reason if it knows.
+
+  Names are those of macros and parameters in `by_gin`, else of flags.
+  """
+
+  def named(idle):
+    return ', '.join(name if name in by_gin else flags[name] for name in idle)
+
+  root = _selector(command)
+  idle = configuration.idle_in(bindings, root)
+  if idle:
+    yield named(idle)
+  for one in command.ignores:
+    more = configuration.idle_in(bindings, root, one.parameter) if one.holds() else ()
+    more = [name for name in more if name not in idle]
+    if more:
+      yield f'{named(more)}: {one.why}'
 
 
 def _selector(command):

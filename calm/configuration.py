@@ -171,9 +171,12 @@ def check_call(root: str, given_anyway: Collection[str] = ()) -> None:
   checks.check_arguments(everything(), root, function_of, given_anyway)
 
 
-def idle_in(bindings: Sequence[str], root: str) -> list[str]:
-  """Names set on the command line that a call of one function does not use."""
-  return [one.name for one in checks.idle(everything(), _given(bindings, {}), [root])]
+def idle_in(bindings: Sequence[str], root: str, ignored: str | None = None) -> list[str]:
+  """Names set on the command line that a call of one function does not use.
+
+  Nor is what only the parameter `ignored` leads to, as configs name it.
+  """
+  return [one.name for one in checks.idle(everything(), _given(bindings, {}), [root], ignored)]
 
 
 def _given(bindings, flags):

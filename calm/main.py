@@ -6,11 +6,21 @@ This table and the gin files are the only places where all rooms meet.
 import sys
 
 from calm import commands
-from calm.commands import Command, Option
+from calm.commands import Command, Ignored, Option
 
 GOES_ON = 'Interrupted, the same command goes on where it stopped.'
 CALIBRATION_SPLIT = Option(
   '--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'
+)
+
+_THRESHOLD = 'rules.confident.value'
+BY_CERTIFICATE = (
+  Ignored(_THRESHOLD, 'the threshold is that of the certificate', beside='CERTIFICATE'),
+  Ignored(
+    'text_predictor.TextPredictor.exits',
+    'without --certificate RULE says which tokens exit; @rules.confident() does by MEASURE',
+    without='CERTIFICATE',
+  ),
 )
 
 PROGRAM = commands.Program(
@@ -42,6 +52,7 @@ PROGRAM = commands.Program(
         Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'test'", 'NAME'),
         Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used'),
       ),
+      BY_CERTIFICATE,
     ),
     Command(
       'calibrate',
@@ -50,6 +61,7 @@ PROGRAM = commands.Program(
       'Decodes a split with the full model and at one threshold after the other, and writes a '
       f'certificate for each tolerance (DELTAS). {GOES_ON}',
       (CALIBRATION_SPLIT,),
+      (Ignored(_THRESHOLD, 'a calibration tries the thresholds of GRID'),),
     ),
     Command(
       'trials',
@@ -86,6 +98,7 @@ PROGRAM = commands.Program(
         Option('--num_samples', 'NUM_SAMPLES', 'texts to draw for each input', 'N', True),
         Option('--seed', 'SEED', 'of what is drawn', 'N', True),
       ),
+      BY_CERTIFICATE,
     ),
     Command(
       'export',

@@ -6,12 +6,16 @@ This table and the gin files are the only places where all rooms meet.
 import sys
 
 from calm import commands
-from calm.commands import Command, Option
+from calm.commands import Command, Ignored, Option
 
 GOES_ON = 'Interrupted, the same command goes on where it stopped.'
 CERTIFICATE = Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used')
 THRESHOLD = Option(
   '--threshold', 'THRESHOLD', 'score from which on the first model answers', 'NUMBER', literal=True
+)
+_THRESHOLD = 'routing.Router.threshold'
+BY_CERTIFICATE = (
+  Ignored(_THRESHOLD, 'the threshold is that of the certificate', beside='CERTIFICATE'),
 )
 
 PROGRAM = commands.Program(
@@ -49,6 +53,7 @@ PROGRAM = commands.Program(
         THRESHOLD,
         CERTIFICATE,
       ),
+      BY_CERTIFICATE,
     ),
     Command(
       'calibrate',
@@ -57,6 +62,7 @@ PROGRAM = commands.Program(
       'Runs each model once on the split, looks up what the router says at one threshold after the '
       f'other, and writes a certificate for each tolerance (DELTAS). {GOES_ON}',
       (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+      (Ignored(_THRESHOLD, 'a calibration tries the thresholds of GRID'),),
     ),
     Command(
       'predict',
@@ -69,6 +75,7 @@ PROGRAM = commands.Program(
         THRESHOLD,
         CERTIFICATE,
       ),
+      BY_CERTIFICATE,
     ),
     Command(
       'serve',

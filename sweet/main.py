@@ -6,10 +6,14 @@ This table and the gin files are the only places where all rooms meet.
 import sys
 
 from calm import commands
-from calm.commands import Command, Option
+from calm.commands import Command, Ignored, Option
 
 GOES_ON = 'Interrupted, the same command goes on where it stopped.'
 CERTIFICATE = Option('--certificate', 'CERTIFICATE', 'certificate whose threshold is to be used')
+_THRESHOLD = 'predictor.ExitsPredictor.threshold'
+BY_CERTIFICATE = (
+  Ignored(_THRESHOLD, 'the threshold is that of the certificate', beside='CERTIFICATE'),
+)
 
 PROGRAM = commands.Program(
   'sweet',
@@ -40,6 +44,7 @@ PROGRAM = commands.Program(
         Option('--split', 'EVALUATION_SPLIT', "split of the task, as in 'validation'", 'NAME'),
         CERTIFICATE,
       ),
+      BY_CERTIFICATE,
     ),
     Command(
       'curve',
@@ -81,6 +86,7 @@ PROGRAM = commands.Program(
       'Predicts a split once, looks up what it says at one threshold after the other, and writes a '
       f'certificate for each tolerance (DELTAS). {GOES_ON}',
       (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+      (Ignored(_THRESHOLD, 'a calibration tries the thresholds of GRID'),),
     ),
     Command(
       'predict',
@@ -92,6 +98,7 @@ PROGRAM = commands.Program(
         Option('--output', 'PREDICT_OUTPUT', "file of JSON Lines to write; '-' is standard output"),
         CERTIFICATE,
       ),
+      BY_CERTIFICATE,
     ),
   ),
 )

@@ -13,7 +13,7 @@ import seqio
 from calm.tasks import lines, text
 from calm.tasks.templates import FieldError, Template
 
-SPLITS = ('train', 'validation', 'test')
+SPLITS = text.SPLITS
 
 
 def task(

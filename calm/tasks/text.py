@@ -19,6 +19,7 @@ with contextlib.suppress(RuntimeError, ValueError):
   tf.config.set_visible_devices([], 'GPU')
 
 FEATURES = ('inputs', 'targets')
+SPLITS = ('train', 'validation', 'test')  # of tasks over files
 # Cut to a length, if one is asked for, then closed by EOS, as in T5's own tasks.
 TOKENIZATION = (seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim)
 
@@ -115,9 +116,11 @@ def check_split(task: seqio.Task, split: str):
       ' with --gin.TRAIN_FILE=data/train.jsonl.'
     ) from None
   if split not in splits:
+    mend = (
+      f' For a task over files, give its path ({split.upper()}_FILE).' if split in SPLITS else ''
+    )
     raise ValueError(
-      f'Task {task.name!r} has no split {split!r}, only {", ".join(sorted(splits))}. For a'
-      f' task over files, give its path ({split.upper()}_FILE).'
+      f'Task {task.name!r} has no split {split!r}, only {", ".join(sorted(splits))}.{mend}'
     )
 
 

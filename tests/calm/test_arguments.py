@@ -1,6 +1,7 @@
 """What stands on a command line is what gin is told, and no flag takes another for its value."""
 
 import argparse
+import math
 
 import pytest
 
@@ -117,3 +118,10 @@ def test_a_flag_takes_nothing_from_beyond_a_binding(capsys):
 )
 def test_a_config_may_write_the_words_of_python_in_any_case(source, meant):
   assert arguments.with_words_of_python(source) == meant
+
+
+@pytest.mark.parametrize(
+  ('text', 'value'), [('inf', math.inf), ('-inf', -math.inf), ('null', None), ('-0.5', -0.5)]
+)
+def test_a_number_may_be_written_as_it_is_printed(text, value):
+  assert gin.config.parse_value(arguments.as_gin_number(text)) == value

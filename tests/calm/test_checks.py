@@ -152,6 +152,35 @@ def test_what_a_run_has_saved_is_taken_as_it_is_and_flags_for_others_are_told(fo
   assert capsys.readouterr().err == 'calm evaluate does not use NUM_STEPS.\n'
 
 
+CONFIDENT = '--gin.RULE=@rules.confident()'
+SURE = '--certificate=there.json'
+NO_EXITS = 'does not use {}: without --certificate RULE says which tokens exit; '
+
+
+@pytest.mark.parametrize(
+  ('command', 'argv', 'said'),
+  [
+    ('evaluate', ['--gin.MEASURE=@confidence.classifier'], NO_EXITS.format('MEASURE')),
+    ('decode', ['--gin.MIN_EXIT=2', '--gin.TEMPERATURE=1'], NO_EXITS.format('MIN_EXIT')),
+    ('evaluate', ['--gin.MEASURE=@confidence.classifier', CONFIDENT], ''),
+    ('evaluate', ['--gin.MEASURE=@confidence.classifier', SURE], ''),
+    ('evaluate', ['--gin.LAMBDA=0.5', CONFIDENT], ''),
+    ('evaluate', ['--gin.LAMBDA=0.5', CONFIDENT, SURE], 'LAMBDA: the threshold is that of the cer'),
+    ('calibrate', ['--gin.LAMBDA=0.5', CONFIDENT], 'LAMBDA: a calibration tries the thresholds of'),
+    ('calibrate', ['--gin.MEASURE=@confidence.classifier'], ''),
+  ],
+)
+def test_what_a_command_looks_at_beside_or_without_a_certificate(
+  command, argv, said, folder, capsys
+):
+  read(QUICKSTART, '--workdir=w', command='train')
+  configuration.save('w', configuration.to_save())
+  read('--workdir=w', *argv, command=command)
+  err = capsys.readouterr().err
+  assert said in err
+  assert len(err.splitlines()) == bool(said)
+
+
 @pytest.mark.parametrize(
   ('setting', 'said'),
   [

@@ -74,6 +74,12 @@ def test_from_thresholds_to_a_certificate_and_predictions(files, capsys):
   rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   assert [row['prediction'] for row in rows] == ['odd', 'even', '']
   assert [row.get('model') for row in rows] == ['super', 'swift', None]
+  assert run('predict', *options, '--threshold=5') == 0
+  said = capsys.readouterr()
+  assert [json.loads(line) for line in said.out.splitlines()] == rows
+  assert 'elang predict does not use --threshold: the threshold is that of the certificate.' in (
+    said.err
+  )
   assert run('predict', *options, '--gin.SUPER_VERSION=2') != 0
   assert '--gin.SUPER_VERSION' in capsys.readouterr().err
 
@@ -82,6 +88,28 @@ def test_it_is_evaluated_at_a_threshold(files, capsys):
   assert run('evaluate', '--threshold=-0.5') == 0
   said = json.loads(capsys.readouterr().out)
   assert (said['passed_on_per_example'], said['accuracy']) == (0.5, 100)
+
+
+def test_every_threshold_that_is_shown_can_be_given(files, capsys):
+  assert run('thresholds') == 0
+  record = json.loads(capsys.readouterr().out)
+  shown = {name: record[name] for name in ('swift', 'super', 'crossing')}
+  assert [point['threshold'] for point in shown.values()][:2] == ['-inf', None]
+  for point in shown.values():
+    written = point['threshold'] if point['threshold'] is not None else 'null'
+    assert run('evaluate', f'--threshold={written}') == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said['passed_on_per_example'] == point['passed_on']
+    assert said['accuracy'] == 100 * (1 - point['risk'])
+
+
+def test_a_split_that_there_is_not_is_told_with_those_that_there_are(files, capsys):
+  assert run('thresholds', '--split=nosplit') == 1
+  assert "no split 'nosplit', only test, train, validation.\n" in capsys.readouterr().err
+  assert run('thresholds', '--gin.VALIDATION_FILE=none') == 1
+  assert 'only test, train. For a task over files, give its path (VALIDATION_FILE).' in (
+    capsys.readouterr().err
+  )
 
 
 def test_what_a_model_lacks_is_said_without_a_trace(files, capsys):
