@@ -142,7 +142,8 @@ def as_html(shown: Shown) -> str:
     if early.risk_increase is not None:
       label += f', R early - R full = {early.risk_increase:+.2f}'
     entries.append((label, f'<span class="tokens">{_tokens(early.pieces)}</span>'))
-  terms = '\n'.join(f'<dt>{term}</dt><dd>{text}</dd>' for term, text in entries)
+  # Each text in the direction of its own script.
+  terms = '\n'.join(f'<dt>{term}</dt><dd dir="auto">{text}</dd>' for term, text in entries)
   where = f'Example {shown.index}, at the {100 * shown.quantile:g} % quantile of D'
   return f'<h3>{where}</h3>\n<dl>\n{terms}\n</dl>'
 

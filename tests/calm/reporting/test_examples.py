@@ -55,12 +55,21 @@ def test_more_layers_are_darker():
   assert white == sorted(white)
 
 
+def test_every_text_runs_in_the_direction_of_its_script():
+  early = Early(0.5, (('שלום', 1), ('עולם', 2)), 0.0, None, 1.5)
+  shown = Shown(7, 0.5, 'مرحبا', ('שלום עולם',), 'שלום', (early,))
+  lines = examples.as_html(shown).splitlines()
+  texts = [line for line in lines if '<dd' in line]
+  assert len(texts) == 4
+  assert all('<dd dir="auto">' in line for line in texts)
+
+
 def test_what_a_model_says_is_no_markup():
   early = Early(0.5, (('<b>', 1), ('', 2), (' & co', 3)), 0.25, -0.5, 2.0)
   shown = Shown(7, 0.5, '<script>', ('a<b',), 'x & y', (early,))
   text = examples.as_html(shown)
   assert '<script>' not in text
-  assert '<dt>Input</dt><dd>&lt;script&gt;</dd>' in text
+  assert '<dt>Input</dt><dd dir="auto">&lt;script&gt;</dd>' in text
   assert '<span class="token layer-1" title="1 layer">&lt;b&gt;<sub>1</sub></span>' in text
   assert '>&middot;<sub>2</sub>' in text
   assert 'Threshold 0.5: 2.00 layers per token, D = 0.25, R early - R full = -0.50' in text
