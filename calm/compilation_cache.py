@@ -42,7 +42,7 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def use(folder: str | None = None) -> None:
+def use(folder: str | os.PathLike | None = None) -> None:
   """Has JAX keep what it compiles in `folder`, of its own in the user's cache if it is None.
 
   'off' keeps nothing. Where JAX has been told already, as by its own variables
@@ -55,9 +55,8 @@ def use(folder: str | None = None) -> None:
     jax.config.update('jax_enable_compilation_cache', False)
     return
   told = jax.config.values
-  if folder is None and (
-    told['jax_compilation_cache_dir'] or not told['jax_enable_compilation_cache']
-  ):
+  kept, keeps = told['jax_compilation_cache_dir'], told['jax_enable_compilation_cache']
+  if (kept or not keeps) if folder is None else (keeps and kept == str(Path(folder).resolve())):
     return
   try:
     path = default_folder() if folder is None else Path(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calm import arguments, configuration
+from calm import compilation_cache as compiled_programs
 
 if TYPE_CHECKING:
   import seqio
@@ -83,6 +84,7 @@ def load(
   *,
   certificate: str | os.PathLike | None = None,
   gin_files: Sequence[str] = (),
+  compilation_cache: str | os.PathLike | None = None,
   **settings: Any,
 ) -> Run:
   """Loads the run that `calm train` keeps in a workdir, with the newest checkpoint's weights.
@@ -92,6 +94,8 @@ def load(
     certificate: path of what `calm calibrate` wrote there: answers have its threshold. Without one
       they are the full model's, unless RULE says otherwise.
     gin_files: configs over the run's own, for a rule of one's own, say.
+    compilation_cache: where compiled programs are kept, 'off' for nowhere; by default in the user's
+      cache, as by the commands. It holds for all that this process compiles from then on.
     settings: values of macros, as MAX_DECODE_STEPS=20, or, in a dict behind two stars, of
       parameters. A text that begins with @ or % is a reference, as RULE='@rules.Oracle()'.
 
@@ -99,6 +103,7 @@ def load(
     FileNotFoundError: there is no run, checkpoint, config or certificate.
     ValueError: a setting that nothing reads, or a certificate for another system.
   """
+  compiled_programs.use(compilation_cache)
   found = _predictor(workdir, certificate, gin_files, settings)
 
   from calm.tasks.templates import Template

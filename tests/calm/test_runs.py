@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
-from calm import configuration, main, runs
+from calm import compilation_cache, configuration, main, runs
 from calm.training import checkpoints
 
 TINY = {
@@ -139,3 +141,25 @@ def test_runs_are_imported_without_the_heavy_libraries():
   code = f'from calm import runs; {heavy}'
   said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert said.stdout == 'set()\n'
+
+
+@pytest.fixture
+def told():
+  """JAX is told where programs are kept as before, afterwards."""
+  names = ('jax_compilation_cache_dir', 'jax_enable_compilation_cache', *compilation_cache.SETTINGS)
+  usual = {name: jax.config.values[name] for name in names}
+  jax_cache.reset_cache()
+  with warnings.catch_warnings():
+    yield
+  for name, value in usual.items():
+    jax.config.update(name, value)
+  jax_cache.reset_cache()
+
+
+def test_programs_are_kept_where_it_is_said_as_by_the_commands(workdir, told, tmp_path):
+  for _ in range(2):
+    loaded = runs.load(workdir, compilation_cache=tmp_path / 'kept', MAX_DECODE_STEPS=6)
+    loaded.decode(SENTENCES[:1])
+  assert list((tmp_path / 'kept').glob('*-cache'))
+  runs.load(workdir, compilation_cache='off')
+  assert not jax.config.values['jax_enable_compilation_cache']
