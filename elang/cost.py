@@ -15,6 +15,7 @@ import numpy as np
 
 from calm.decoding.text_predictor import TextPredictor
 from calm.evaluation.predictor import Predictor, Row
+from calm.models.encoder import EncoderConfig
 from calm.reporting.cost_bert import EncoderCost
 from calm.reporting.cost_t5 import DecoderCost, SourceCost
 from calm.tasks.examples import Example
@@ -101,29 +102,52 @@ def predictor_model(
   score: RowScore = 'confidence',
   prices: Mapping[str, Price] | None = None,
 ) -> PredictorModel:
-  """A predictor as a model, with a price in FLOPs if it is a T5, beside those that are given."""
-  flops = {'flops': TextFlops(predictor)} if isinstance(predictor, TextPredictor) else {}
+  """A predictor as a model, with a price in FLOPs if it is a T5 or an encoder's classifiers.
+
+  Prices that are given stand beside it.
+  """
+  flops = flops_of(predictor)
+  own = {} if flops is None else {'flops': flops}
   return PredictorModel(
-    name=name, predictor=predictor, score=score, prices={**flops, **(prices or {})}
+    name=name, predictor=predictor, score=score, prices={**own, **(prices or {})}
   )
+
+
+def flops_of(predictor: Any) -> Price | None:
+  """What a predictor's answers cost in FLOPs; None where its sizes are not known."""
+  if isinstance(predictor, TextPredictor):
+    return TextFlops(predictor)
+  config: Any = getattr(getattr(predictor, 'model', None), 'config', None)
+  if not isinstance(getattr(config, 'encoder', None), EncoderConfig):
+    return None
+  length_of = functools.partial(_num_tokens, predictor)
+  pools = config.pooler != 'none'
+  return EncoderFlops(EncoderCost(config.encoder), length_of, config.num_outputs, pools)
+
+
+def _num_tokens(predictor: Any, example: Example) -> int:
+  ((tokens, _),) = predictor.tokenize([example])
+  return len(tokens)
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderFlops:
   """The FLOPs of an encoder's answer, as a price: by the number of tokens of the example's texts.
 
-  `exit_layer` of a row says how many layers were run for it; all, where it is not there.
+  A row says how many layers were run for it (its cost `layers`, or its `exit_layer`; all, where it
+  says neither), and of how many classifiers (`exit`; one, where it does not).
   """
 
   cost: EncoderCost
   length_of: Callable[[Example], int] = dataclasses.field(metadata={'identity': False})
-  num_outputs: int | None = None  # Of the head; by default the config's.
+  num_outputs: int | None = None  # Of a head; by default the config's.
+  pooler: bool | None = None  # Below each head; by default the config's.
 
   def __call__(self, example: Example, row: Row) -> float:
-    """Layers, and head."""
-    layers = row.get('exit_layer')
+    """Layers, and heads."""
+    layers = row.get('costs', {}).get('layers', row.get('exit_layer'))
     encoder = self.cost.encoder(self.length_of(example), num_layers=layers)
-    return float(encoder + self.cost.head(self.num_outputs))
+    return float(encoder + row.get('exit', 1) * self.cost.head(self.num_outputs, self.pooler))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,6 +93,23 @@ def test_an_encoder_pays_for_its_length_and_the_layers_it_ran():
   assert price(EXAMPLE, {'exit_layer': 1}) == cost.layer(4) + cost.head(3)
 
 
+@pytest.mark.parametrize(('pooler', 'pools'), [('own', True), ('none', False)])
+def test_classifiers_pay_for_their_tokens_layers_and_heads(pooler, pools):
+  encoder = bert.published('tiny')
+  config = types.SimpleNamespace(encoder=encoder, num_outputs=3, pooler=pooler)
+  predictor = types.SimpleNamespace(
+    model=types.SimpleNamespace(config=config),
+    tokenize=lambda examples: [([*one.texts['inputs']], None) for one in examples],
+  )
+  price = predictor_model('swift', predictor).prices['flops']
+  cost = EncoderCost(encoder)
+  head = cost.head(3, pools)
+  assert price(EXAMPLE, {}) == cost.encoder(4) + head
+  # Of independent models side by side, the second answered: the layers of both were run.
+  row = {'exit': 2, 'exit_layer': 2, 'costs': {'layers': 3}}
+  assert price(EXAMPLE, row) == 3 * cost.layer(4) + 2 * head
+
+
 def test_seconds_are_those_of_the_models_that_were_asked():
   waits = {'small': 0.002, 'large': 0.01}
 
