@@ -17,7 +17,17 @@ from calm.evaluation.predictor import Identity, Predictor, Row
 from calm.exits import buckets
 from calm.settings import Count
 from calm.tasks.examples import Example
-from elang.model import Asked, Model, Price, Priced, answered, as_scores, check_version, paid
+from elang.model import (
+  Asked,
+  Model,
+  Price,
+  Priced,
+  answered,
+  as_scores,
+  check_version,
+  paid,
+  with_evidence,
+)
 
 # Of rows: how sure is each? A name of what rows have, or a function of a row.
 RowScore = str | Callable[[Row], float | None]
@@ -110,6 +120,11 @@ class PredictorModel(Priced):
     score = fingerprints.identity(self.score)
     return {**self.predictor.identity, 'score': score, **version}
 
+  @property
+  def with_evidence(self) -> 'PredictorModel':
+    """The same with rows that hold what other scores could be made of."""
+    return dataclasses.replace(self, predictor=with_evidence(self.predictor))
+
   def check(self, examples: Sequence[Example]) -> None:
     """The predictor's check."""
     self.predictor.check(examples)
@@ -171,6 +186,11 @@ class ScoredFirst(Priced):
     """All of them."""
     own = {'prices': self.prices, 'prices_of_asking': self.prices_of_asking}
     return {'model': self.model.pricing, **fingerprints.identity(own)}
+
+  @property
+  def with_evidence(self) -> 'ScoredFirst':
+    """The same with rows that hold what other scores could be made of."""
+    return dataclasses.replace(self, model=with_evidence(self.model))
 
   def check(self, examples: Sequence[Example]) -> None:
     """The model's check."""

@@ -18,7 +18,7 @@ from calm.tasks.examples import Example
 from elang.black_box import PredictorModel
 from elang.cost import text_prices
 from elang.heads import FILE, EnergyHead, Params, encode, load
-from elang.model import Asked, Price, Priced, as_scores, paid
+from elang.model import Asked, Price, Priced, as_scores, paid, with_evidence
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'head'))
@@ -60,6 +60,11 @@ class EncoderScored(Priced):
   def pricing(self) -> Identity:
     """Both."""
     return fingerprints.identity({'prices': self.prices, 'asking': self.prices_of_asking})
+
+  @property
+  def with_evidence(self) -> 'EncoderScored':
+    """The same with rows that hold what other scores could be made of."""
+    return dataclasses.replace(self, predictor=with_evidence(self.predictor))
 
   def check(self, examples: Sequence[Example]) -> None:
     """The predictor's check."""

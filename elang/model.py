@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,6 +65,15 @@ class Model(Protocol):
 
     `row` is what it would answer, or {} where that is not known.
     """
+
+
+# What rows may have of which scores can be made: logits of a classification, and of each token.
+EVIDENCE = ('logits', 'token_log_probs', 'negative_energies')
+
+
+def with_evidence(asked: Any) -> Any:
+  """The model or predictor with rows that have its EVIDENCE; as it is, where it has none."""
+  return getattr(asked, 'with_evidence', asked)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from calm.evaluation.predictor import Identity, Row
 from calm.exits import stopping
 from calm.settings import Count
 from calm.tasks.examples import Example
-from elang.model import Model
+from elang.model import EVIDENCE, Model, with_evidence
 
 # Whose code decides which model answers.
 CODE = (
@@ -216,13 +216,14 @@ class Router:
     if not examples:
       return []
     everything: list[list[Row]] = [[] for _ in examples]
-    for model in self.models[:-1]:
+    for model in map(with_evidence, self.models[:-1]):
       asked = model.ask(examples)
       rows = asked.answer(range(len(examples)))
       scores = map(storage.number, asked.scores.tolist())
       for example, said, row, score in zip(examples, everything, rows, scores, strict=True):
         asking = model.costs_of_asking(example, row)
-        said.append({**_said(model, example, row), 'score': score, 'costs_of_asking': asking})
+        scored = {'score': score, 'costs_of_asking': asking, 'evidence': evidence_of(row)}
+        said.append({**_said(model, example, row), **scored})
     last = self.models[-1]
     for example, said, row in zip(examples, everything, last.answer(examples), strict=True):
       said.append(_said(last, example, row))
@@ -282,6 +283,11 @@ class _Trail:
 
 def _said(model: Model, example: Example, row: Row) -> Row:
   return {'prediction': row['prediction'], 'costs': model.costs(example, row)}
+
+
+def evidence_of(row: Row) -> dict[str, list[float | None]]:
+  """What a model's row says of which other scores can be made."""
+  return {name: row[name] for name in EVIDENCE if name in row}
 
 
 def recorded_scores(models: Sequence[Sequence[Row]], count: int) -> np.ndarray:

@@ -35,7 +35,8 @@ class ExitsPredictor:
 
   A row has `prediction` (a label's name, or a number in digits), `units` (1), `costs` ('layers'
   that were run for it), `exit` (the classifier that answered, from 1), `exit_layer`, `confidence`
-  (None where it is no number) and, of a classification, `probability`, the prediction's.
+  (None where it is no number) and, of a classification, `probability`, the prediction's. With
+  `evidence` it has `logits`, too, what the classifier that answered says.
 
   Raises:
     ValueError: the labels are not as many as the classifiers' outputs, or temperatures not as many
@@ -54,6 +55,7 @@ class ExitsPredictor:
   max_batch_size: Count = 32
   batch_size: Count = 1024  # examples whose rows are batched together
   recorded: bool = False  # Whether rows hold what every classifier says.
+  evidence: bool = False  # Whether rows hold what other scores could be made of.
 
   unit = 'example'
   flags = {  # noqa: RUF012, never written
@@ -91,8 +93,9 @@ class ExitsPredictor:
   def results(self) -> tuple[str, ...]:
     """All names that a row may have."""
     recorded = ('outputs', 'exit_scores') if self.recorded else ()
+    evidence = ('logits',) if self.evidence else ()
     said = ('prediction', 'units', 'costs', 'exit', 'exit_layer', 'confidence', 'probability')
-    return (*said, *recorded)
+    return (*said, *recorded, *evidence)
 
   @property
   def identity(self) -> Mapping[str, Any]:
@@ -113,6 +116,11 @@ class ExitsPredictor:
   def recording(self) -> 'ExitsPredictor':
     """The same with rows that hold all that every classifier says."""
     return dataclasses.replace(self, threshold=None, recorded=True)
+
+  @property
+  def with_evidence(self) -> 'ExitsPredictor':
+    """The same with rows that hold the logits of the classifier that answers."""
+    return dataclasses.replace(self, evidence=True)
 
   def at(self, threshold: float | None) -> 'ExitsPredictor':
     """The same at a threshold; None never exits early."""
@@ -194,6 +202,7 @@ class ExitsPredictor:
       'length': self.length,
       'truncate': self.truncate,
       'temperatures': None if self.temperatures is None else list(self.temperatures),
+      **({'evidence': True} if self.evidence else {}),
       'code': fingerprints.code(*CODE),
     }
 
@@ -224,6 +233,8 @@ class ExitsPredictor:
       if isinstance(self.labels, Classification):
         shifted = np.exp(output - output.max())
         row['probability'] = round(float(shifted.max() / shifted.sum()), 6)
+      if self.evidence:
+        row['logits'] = [storage.number(value) for value in output.tolist()]
       rows.append(row)
     return rows
 

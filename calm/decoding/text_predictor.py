@@ -119,6 +119,11 @@ class TextPredictor:
     """The same, whatever the threshold. Raises ValueError if there is no rule with one."""
     return self._identity(self._family)
 
+  @property
+  def with_evidence(self) -> 'TextPredictor':
+    """The same with rows that hold the scores of their tokens."""
+    return dataclasses.replace(self, token_scores=True)
+
   def at(self, threshold: float | None) -> 'TextPredictor':
     """The same at a threshold of the family; None never exits."""
     return self.with_rule(NeverExit() if threshold is None else self._family(threshold))

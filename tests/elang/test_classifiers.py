@@ -93,6 +93,20 @@ def test_one_run_of_classifiers_tells_of_every_threshold(predictors):
     assert joint.replay(rows, threshold) == joint.at(threshold)(EXAMPLES)
 
 
+def test_a_recording_keeps_the_logits_of_the_first_model_and_answers_do_not(predictors):
+  joint = router(predictors)
+  rows = joint.recording(EXAMPLES)[1:]
+  for row in rows:
+    swift, large = row['models']
+    logits = np.array(swift['evidence']['logits'])
+    assert np.exp(logits - np.logaddexp.reduce(logits)).max() == pytest.approx(
+      swift['score'], abs=1e-6
+    )
+    assert 'evidence' not in large
+  assert 'logits' not in predictors[0](EXAMPLES)[1]
+  assert joint.recording.family == joint.family
+
+
 def test_exits_within_a_model_are_part_of_what_a_certificate_holds_for(predictors):
   small, large = predictors
   other = router((small, large.at(0.8)))
