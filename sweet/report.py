@@ -11,6 +11,7 @@ import numpy as np
 
 from calm import storage
 from calm.reporting import efficiency, figures, page
+from calm.reporting.markdown import markdown
 from sweet import paper, records, tables
 from sweet.records import Found, Methods, Run, Setting
 from sweet.tables import Group, Row
@@ -85,7 +86,7 @@ class _Book:
     """A table; '' of no rows."""
     if not rows:
       return ''
-    self.text += [f'{caption}:', tables.markdown(rows)]
+    self.text += [f'{caption}:', markdown(rows)]
     shown = [{name: _as_text(name, value) for name, value in row.items()} for row in rows]
     return page.table(shown, caption)
 

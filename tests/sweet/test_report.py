@@ -5,6 +5,7 @@ import math
 import pytest
 
 from calm import storage
+from calm.reporting.markdown import markdown
 from sweet import paper, records, report, tables
 
 EXITS = [1, 2, 4]
@@ -73,7 +74,7 @@ def test_a_table_has_mean_and_deviation_over_seeds_and_tasks_are_averaged_first(
   assert together['sweet']['layer 1'] == 67.0
   # The deviation is that over seeds, not that over tasks.
   assert together['sweet']['layer 1_std'] == 2.0
-  assert '| sweet | 3 | 72.00 ± 2.00 | 80.00 ± 2.00 |' in tables.markdown(list(rows.values()))
+  assert '| sweet | 3 | 72.00 ± 2.00 | 80.00 ± 2.00 |' in markdown(list(rows.values()))
 
 
 def test_tasks_of_fewer_seeds_are_not_averaged(experiment):
