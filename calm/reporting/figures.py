@@ -26,46 +26,46 @@ COLOURS = {
   '--series-4': ('#a8478a', '#d992bd'),
   '--series-5': ('#7a6a00', '#f0e442'),
 }
-_INK, _GRID, _QUIET, *_SERIES = (light for light, _ in COLOURS.values())
-_MARKERS = ('o', 'D', '^', 'v', 'P')
-_STYLE: Any = {
-  'axes.edgecolor': _QUIET,
+INK, GRID, QUIET, *SERIES = (light for light, _ in COLOURS.values())
+MARKERS = ('o', 'D', '^', 'v', 'P')
+STYLE: Any = {
+  'axes.edgecolor': QUIET,
   'axes.grid': True,
-  'axes.labelcolor': _INK,
+  'axes.labelcolor': INK,
   'axes.spines.right': False,
   'axes.spines.top': False,
-  'axes.titlecolor': _INK,
+  'axes.titlecolor': INK,
   'axes.titlesize': 'medium',
   'font.size': 10.5,
-  'grid.color': _GRID,
+  'grid.color': GRID,
   'legend.frameon': False,
-  'legend.labelcolor': _INK,
+  'legend.labelcolor': INK,
   'lines.linewidth': 1.6,
   'lines.markersize': 5.5,
   'svg.fonttype': 'none',
-  'text.color': _INK,
-  'xtick.color': _QUIET,
-  'xtick.labelcolor': _INK,
-  'ytick.color': _QUIET,
-  'ytick.labelcolor': _INK,
+  'text.color': INK,
+  'xtick.color': QUIET,
+  'xtick.labelcolor': INK,
+  'ytick.color': QUIET,
+  'ytick.labelcolor': INK,
 }
 
 Row = Mapping[str, Any]
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def tradeoff(rows: Sequence[Row], quality: str, costs: Mapping[str, str]) -> Figure:
   """Fig. 3: `quality`, a name of the rows', against the first of `costs`, by name and label."""
   cost, axis = next(iter(costs.items()))
   figure, (axes,) = _axes(1, (5.4, 4.0))
   static = sorted((row for row in rows if row['kind'] == 'static'), key=lambda row: row[cost])
-  _line(axes, static, cost, quality, label='static', color=_QUIET, marker='s', ls='--')
+  _line(axes, static, cost, quality, label='static', color=QUIET, marker='s', ls='--')
   measures = [row for row in rows if row['kind'] == 'measure']
   _lines(axes, measures, cost, quality)
   for row in rows:
     if row['kind'] == 'oracle':
       style = {'marker': '*', 'ms': 13, 'ls': '', 'mfc': 'none', 'zorder': 5}
-      _line(axes, [row], cost, quality, label='oracle', color=_INK, **style)
+      _line(axes, [row], cost, quality, label='oracle', color=INK, **style)
   axes.set(xlabel=axis, ylabel=label(quality))
   if static and all(float(row[cost]).is_integer() for row in static):  # Layers, but not seconds.
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -73,7 +73,7 @@ def tradeoff(rows: Sequence[Row], quality: str, costs: Mapping[str, str]) -> Fig
   return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def efficiency(rows: Sequence[Row], costs: Mapping[str, str]) -> Figure:
   """The first of `costs` for each delta, mean and standard deviation over trials.
 
@@ -95,8 +95,8 @@ def efficiency(rows: Sequence[Row], costs: Mapping[str, str]) -> Figure:
         [deltas.index(row['delta']) + shift for row in shown],
         [row[cost] for row in shown],
         [row[f'{cost}_std'] for row in shown],
-        color=_SERIES[i % len(_SERIES)],
-        marker=_MARKERS[i % len(_MARKERS)],
+        color=SERIES[i % len(SERIES)],
+        marker=MARKERS[i % len(MARKERS)],
         ls='',
         capsize=3,
         label=label(name),
@@ -107,14 +107,14 @@ def efficiency(rows: Sequence[Row], costs: Mapping[str, str]) -> Figure:
   for row in rows:
     if row['kind'] == 'full':
       for axes in plots:
-        axes.axhline(row[cost], color=_QUIET, ls='--', label='full system')
+        axes.axhline(row[cost], color=QUIET, ls='--', label='full system')
   plots[0].set_ylabel(axis)
   plots[0].set_ylim(0, 1.05 * plots[0].get_ylim()[1])  # Once all is drawn: it is that of both.
   figure.legend(*plots[0].get_legend_handles_labels(), loc='outside upper center', ncols=2)
   return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def decay(shapes: Sequence[Row], found: Sequence[Row]) -> Figure:
   """Fig. 2b and 2c: thresholds by position, and what they give."""
   figure, (left, right) = _axes(2, (5.4, 3.6))
@@ -126,7 +126,7 @@ def decay(shapes: Sequence[Row], found: Sequence[Row]) -> Figure:
   return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def sensitivity(rows: Sequence[Row]) -> Figure:
   """Fig. 2a: similarity to the full model's text by the position of one wrong token."""
   figure, (axes,) = _axes(1, (5.4, 3.4))
@@ -138,7 +138,7 @@ def sensitivity(rows: Sequence[Row]) -> Figure:
   return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def panels(rows: Sequence[Row], x: str, y: str, axes_labels: tuple[str, str]) -> Figure:
   """Lines with intervals, a plot for each 'panel' of the rows and a line for each 'series'.
 
@@ -155,8 +155,8 @@ def panels(rows: Sequence[Row], x: str, y: str, axes_labels: tuple[str, str]) ->
   for axes, name in zip(plots, names, strict=False):
     for i, series in enumerate(every):
       shown = [row for row in rows if (row['panel'], row['series']) == (name, series)]
-      color = _SERIES[i % len(_SERIES)]
-      _line(axes, shown, x, y, label=label(series), color=color, marker=_MARKERS[i % len(_MARKERS)])
+      color = SERIES[i % len(SERIES)]
+      _line(axes, shown, x, y, label=label(series), color=color, marker=MARKERS[i % len(MARKERS)])
       low, high = ([row[y] + sign * row[f'{y}_half'] for row in shown] for sign in (-1, 1))
       axes.fill_between([row[x] for row in shown], low, high, color=color, alpha=0.18, lw=0)
     axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1], title=name)
@@ -166,7 +166,7 @@ def panels(rows: Sequence[Row], x: str, y: str, axes_labels: tuple[str, str]) ->
   return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def bars(rows: Sequence[Row], y: str, level: str, axis: str) -> Figure:
   """Bars side by side: a plot for each 'panel', a place for each 'place', a colour per 'series'.
 
@@ -185,10 +185,10 @@ def bars(rows: Sequence[Row], y: str, level: str, axis: str) -> Figure:
       shown = [row for row in of_panel if row['series'] == series]
       shift = (i - (len(every) - 1) / 2) * width
       where = [places.index(row['place']) + shift for row in shown]
-      axes.bar(where, [row[y] for row in shown], width, color=_SERIES[i], label=label(series))
+      axes.bar(where, [row[y] for row in shown], width, color=SERIES[i], label=label(series))
     for sign in (-1, 1):
-      axes.axhline(sign * of_panel[0][level], color=_QUIET, ls='--', lw=1)
-    axes.axhline(0, color=_INK, lw=0.8)
+      axes.axhline(sign * of_panel[0][level], color=QUIET, ls='--', lw=1)
+    axes.axhline(0, color=INK, lw=0.8)
     axes.set_axisbelow(True)
     axes.set_xticks(range(len(places)), places, rotation=60)
     axes.set(title=name)
@@ -236,8 +236,8 @@ def _lines(axes, rows, x, y, *, marked=True):
   """A line for each series, in the order of the rows."""
   for i, name in enumerate(dict.fromkeys(row['series'] for row in rows)):
     shown = [row for row in rows if row['series'] == name]
-    marker = _MARKERS[i % len(_MARKERS)] if marked else None
-    color = _SERIES[i % len(_SERIES)]
+    marker = MARKERS[i % len(MARKERS)] if marked else None
+    color = SERIES[i % len(SERIES)]
     _line(axes, shown, x, y, label=label(name), color=color, marker=marker)
 
 

@@ -100,7 +100,7 @@ class Writer:
 
 def say(what: str) -> None:
   """Tells the terminal what is being made."""
-  print(f'calm report: {what}', file=sys.stderr)
+  print(f'report: {what}', file=sys.stderr)
 
 
 def _made_in_short(made) -> str:
