@@ -44,6 +44,14 @@ PROGRAM = commands.Program(
       (Option('--split', 'THRESHOLDS_SPLIT', "split of the task, as in 'validation'", 'NAME'),),
     ),
     Command(
+      'report',
+      'elang.report:report',
+      'write a page: quality by cost of every score, what each recovers, the tables of the paper',
+      'Runs each model once on the split and writes report.html, tables.md, routing.json, PNG and'
+      f' CSV files into the workdir. {GOES_ON}',
+      (Option('--split', 'THRESHOLDS_SPLIT', "split of the task, as in 'validation'", 'NAME'),),
+    ),
+    Command(
       'evaluate',
       'calm.evaluation.evaluate:evaluate',
       "answer a split of the task and print the task's metrics",

@@ -29,6 +29,16 @@ class Recorded:
     """float64[K - 1, n], -inf where there is no number."""
     return recorded_scores([row['models'] for row in self.rows], len(self.router.models))
 
+  @property
+  def right(self) -> np.ndarray:
+    """What the first model gets right, bool[n]: its risk is 0.
+
+    Where risks are degrees and not only 0 and 1, as of translations: no larger than the last one's.
+    """
+    if np.isin(self.risks, (0, 1)).all():
+      return self.risks[0] == 0
+    return self.risks[0] <= self.risks[-1]
+
   def answered(self, threshold: Threshold) -> np.ndarray:
     """The number int[n] of the model that answers each example at a threshold."""
     return choose(self.scores, self.router.at(threshold).thresholds)

@@ -64,9 +64,8 @@ def suggest_thresholds(
   with storage.lock(folder / '.lock', f'{workdir}/{FOLDER}'):
     found = recorded(Replay(read, router.at(None), folder), dissimilarity)
     point = functools.partial(_point, found)
-    right = found.risks[0] == 0
     crossings = {
-      name: thresholds.by_crossing(found.scores[0], right, weighted=weighted)
+      name: thresholds.by_crossing(found.scores[0], found.right, weighted=weighted)
       for name, weighted in (('crossing', False), ('weighted_crossing', True))
     }
     known = found.scores[0][np.isfinite(found.scores[0])]
