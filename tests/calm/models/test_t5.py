@@ -24,6 +24,9 @@ one_kind = pytest.mark.parametrize('kind', ['t5_1_1'], indirect=True)
 PUBLISHED_COUNTS = {
   't5_1_0_small': 60_506_624,
   't5_1_0_base': 222_903_552,
+  't5_1_0_large': 737_668_096,
+  't5_1_0_3b': 2_851_598_336,
+  't5_1_0_11b': 11_307_321_344,
   't5_1_1_small': 76_961_152,
   't5_1_1_base': 247_577_856,
   't5_1_1_large': 783_150_080,
