@@ -5,14 +5,16 @@
 #
 #   bash scripts/quickstart.sh [WORKDIR]              WORKDIR defaults to runs/quickstart
 #   bash scripts/quickstart.sh sweet [WORKDIR]        SWEET instead: an encoder that stops early
+#   bash scripts/quickstart.sh elang [WORKDIR]        E-LANG instead: a router over two models
 #
 # A second run reuses what is there: the environment, the vocabulary, the weights, what is decoded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-if [ "${1:-}" = sweet ]; then
+if [ "${1:-}" = sweet ] || [ "${1:-}" = elang ]; then
+  method="$1"
   shift
-  source scripts/quickstart_sweet.sh
+  source "scripts/quickstart_$method.sh"
   exit
 fi
 workdir="${1:-runs/quickstart}"
