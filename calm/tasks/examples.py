@@ -31,6 +31,14 @@ class Example:
   prefix: str = ''  # what an answer in text is to begin with
 
 
+def of_texts(texts: Sequence[str]) -> list[Example]:
+  """Texts of one's own as examples to be answered, without targets; of an empty text nothing is."""
+  return [
+    Example(i, f'input {i}', {'inputs': text} if text.strip() else {}, '', {'inputs': text})
+    for i, text in enumerate(texts)
+  ]
+
+
 def evaluation_examples(task: seqio.Task, split: str, *, limit: int | None = None) -> list[Example]:
   """The examples of a split in order, the first `limit` of them if it is given.
 

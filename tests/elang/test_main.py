@@ -140,6 +140,14 @@ def test_the_router_in_python_that_the_page_shows_runs(capsys):
   assert second == "[('good', 'small'), ('good', 'large'), ('good', 'large')]"
 
 
+def test_the_router_in_ten_lines_that_the_readme_shows_runs(capsys):
+  page = (Path(__file__).parents[2] / 'README.md').read_text()
+  (code,) = (one for one in re.findall(r'```python\n(.*?)```', page, re.DOTALL) if 'elang' in one)
+  assert len([line for line in code.splitlines() if line.strip()]) <= 10
+  exec(compile(code, 'README.md', 'exec'), {})
+  assert capsys.readouterr().out == "['bad', 'good']\n"
+
+
 def test_the_commands_that_the_page_shows_are_understood():
   page = (Path(__file__).parents[2] / 'docs' / 'elang.md').read_text()
   blocks = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
@@ -149,10 +157,5 @@ def test_the_commands_that_the_page_shows_are_understood():
   for line in lines:
     others, _ = split_gin_arguments(shlex.split(line)[1:])
     assert parser.parse_args(others).command == others[0]
-  assert {line.split()[1] for line in lines} >= {
-    'head',
-    'thresholds',
-    'calibrate',
-    'predict',
-    'serve',
-  }
+  shown = {line.split()[1] for line in lines}
+  assert shown >= {'head', 'thresholds', 'report', 'calibrate', 'predict', 'serve'}

@@ -106,3 +106,10 @@ def test_a_metric_that_is_no_number_and_a_missing_prediction_are_errors():
     examples.score(task, found, ['', ''])
   with pytest.raises(ValueError, match='1 predictions for 2 examples'):
     examples.score(task, found, [''])
+
+
+def test_texts_of_ones_own_are_numbered_and_of_an_empty_one_nothing_is_asked():
+  found = examples.of_texts(['one', ' ', 'two'])
+  assert [one.index for one in found] == [0, 1, 2]
+  assert [dict(one.texts) for one in found] == [{'inputs': 'one'}, {}, {'inputs': 'two'}]
+  assert {one.target for one in found} == {''}
