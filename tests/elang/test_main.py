@@ -84,6 +84,18 @@ def test_from_thresholds_to_a_certificate_and_predictions(files, capsys):
   assert '--gin.SUPER_VERSION' in capsys.readouterr().err
 
 
+def test_a_report_is_written_and_too_few_inputs_for_a_tolerance_are_told(files, capsys):
+  assert run('report') != 0
+  assert 'delta' in capsys.readouterr().err
+  assert run('report', "--gin.TRIAL_DELTAS={'risk': (0.2,)}", '--gin.TIMED_BATCH_SIZES=()') == 0
+  folder = files / 'run' / 'report'
+  assert capsys.readouterr().out.splitlines()[-1] == str(Path('run', 'report', 'report.html'))
+  rows = (folder / 'tables.md').read_text().splitlines()
+  assert '| Super: FLOPs | 10 |' in rows
+  assert '| Swift: score | 50.00 |' in rows
+  assert (folder / 'routing_flops.csv').is_file()
+
+
 def test_it_is_evaluated_at_a_threshold(files, capsys):
   assert run('evaluate', '--threshold=-0.5') == 0
   said = json.loads(capsys.readouterr().out)
