@@ -19,6 +19,10 @@ from elang.study import LABELS, RouterStudy
 MARKDOWN = 'tables.md'
 RECORD = 'routing.json'
 TABLES = "The paper's tables"
+COLUMNS = {
+  'recovered': "the area above chance as a share of the oracle's",
+  'APGR': 'the mean, over all shares, of how much of the gap between the models is recovered',
+}
 LEAST_GAP = 3.0  # points, below which there is little to win by routing
 Rows = Sequence[dict[str, Any]]
 
@@ -101,7 +105,7 @@ class Chapters:
     self._head('What each score recovers', text)
     parts.append(self._table(rows, "Recovered share of the oracle's area, intervals of 95 %"))
     named = [name for family in study.groups for name in family.name.split(' = ')]
-    parts.append(page.terms({name: compared.MEANINGS[name] for name in named}))
+    parts.append(page.terms({**COLUMNS, **{name: compared.MEANINGS[name] for name in named}}))
     return [page.section('What each score recovers', text, *parts)]
 
   def distributions(
@@ -149,9 +153,9 @@ class Chapters:
     )
     self._head(TABLES, text)
     found = {
-      'Layout of Table 1': tables.table_1(records),
+      'Layout of Table 1: both models and the router': tables.table_1(records),
       'Layout of Table 2: FLOPs / score of every way of routing': tables.table_2(records),
-      'Layout of Table 4': tables.table_4(records),
+      'Layout of Table 4: scores, and what all tasks take on average': tables.table_4(records),
       **tables.of_the_paper(),
     }
     parts = [self._table(rows, caption, apart=True) for caption, rows in found.items()]
@@ -201,8 +205,11 @@ class Chapters:
     self.text += [f'## {heading}', text]
 
   def _table(self, rows: Rows, caption: str, *, apart: bool = False) -> str:
-    """A table for both pages; `apart` gives it a heading of its own."""
+    """A table for both pages; `apart` makes a heading of what stands before its colon."""
     if not rows:
       return ''
     self.text += [f'{caption}:', markdown(rows)]
-    return (f'<h3>{html.escape(caption)}</h3>' if apart else '') + page.table(rows, caption)
+    if not apart:
+      return page.table(rows, caption)
+    heading, _, rest = caption.partition(': ')
+    return f'<h3>{html.escape(heading)}</h3>' + page.table(rows, f'{rest[0].upper()}{rest[1:]}')

@@ -95,7 +95,7 @@ def recovered(
   """What each score recovers, the best first, with intervals of 95 % by a bootstrap over inputs.
 
   Rows of 'series', 'recovered' (the area above chance as a share of the oracle's, 0 by chance and 1
-  of the oracle), 'low' and 'high', its interval, and 'gap_recovered', the mean over all shares of
+  of the oracle), 'low' and 'high', its interval, and 'APGR', the mean over all shares of
   how much of the gap between the models is recovered (APGR of Ong et al., 0.5 by chance).
   """
   found = curves.compare(scores, gains, num_resamples=num_resamples)
@@ -105,7 +105,7 @@ def recovered(
       'recovered': one.value,
       'low': one.low,
       'high': one.high,
-      'gap_recovered': curves.recovered_gap(scores[name], gains),
+      'APGR': curves.recovered_gap(scores[name], gains),
     }
     for name, one in found.intervals.items()
   ]
@@ -113,9 +113,9 @@ def recovered(
   gap = float(gains.mean())
   best = curves.by_oracle(gains).area / gap if gap else float('nan')
   return [
-    {'series': ORACLE, 'recovered': 1.0, 'low': None, 'high': None, 'gap_recovered': best},
+    {'series': ORACLE, 'recovered': 1.0, 'low': None, 'high': None, 'APGR': best},
     *rows,
-    {'series': CHANCE, 'recovered': 0.0, 'low': None, 'high': None, 'gap_recovered': 0.5},
+    {'series': CHANCE, 'recovered': 0.0, 'low': None, 'high': None, 'APGR': 0.5},
   ], found
 
 

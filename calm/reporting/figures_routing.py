@@ -1,5 +1,6 @@
 """Figures of systems that choose between a small model and a large one."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def distributions(
       axes.hist(found, edges, weights=weights, color=SERIES[number], histtype='step')
     for number, (what, value) in enumerate(thresholds.get(name, {}).items()):
       axes.axvline(value, color=INK, lw=1.2, ls=_DASHES[number % len(_DASHES)], label=what)
-    axes.set_title(name, fontsize='small')
+    axes.set_title(textwrap.fill(name, 24))
     axes.locator_params(axis='x', nbins=4)
   for axes in plots[len(scores) :]:
     axes.remove()

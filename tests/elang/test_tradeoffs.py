@@ -74,7 +74,7 @@ def test_all_is_recovered_by_the_oracle_and_nothing_by_chance():
   orders = np.random.default_rng(0).random((400, 8))
   shares = [curves.recovered_share(order, gains) for order in orders]
   assert np.mean(shares) == pytest.approx(0, abs=0.05)
-  shares = {row['series']: row['gap_recovered'] for row in rows}
+  shares = {row['series']: row['APGR'] for row in rows}
   assert shares['best'] == pytest.approx(shares[tradeoffs.ORACLE])
   assert rows[1]['series'] == 'best'
 
