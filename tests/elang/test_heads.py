@@ -12,7 +12,7 @@ from calm.decoding import generator, text_predictor
 from calm.models import t5
 from calm.tasks.examples import Example
 from calm.training import optimizers
-from elang import heads
+from elang import compared, heads
 from elang.black_box import BlackBox
 from elang.head_score import EncoderScored
 from elang.heads import EnergyHead, EnergyHeadObjective
@@ -202,3 +202,10 @@ def test_a_decoder_never_sees_what_its_head_passes_on(params, monkeypatch):
     expected = zip(texts, scores, strict=True)
     assert answered == [alone[text]['prediction'] for text, score in expected if score >= at]
   assert sorted(seen) == sorted(texts)
+  # A recording tells of all texts what other scores could be made of, beside the head's own.
+  recorded = [row['models'][0] for row in Router((swift, large)).recording(examples)]
+  found = compared.scores_of(recorded, examples)
+  np.testing.assert_allclose(found['score'], scores, rtol=1e-5)
+  said = [alone[text]['log_prob'] / alone[text]['units'] for text in texts]
+  np.testing.assert_allclose(found['log-probability'], said, rtol=1e-4)
+  assert np.isfinite(found['decoder energy']).all()
