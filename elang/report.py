@@ -98,9 +98,11 @@ class Chapters:
       'Scores that order all inputs alike share a line.',
       f'Of {len(gains)} inputs: {verdict}',
     ]
-    gap = 100 * float(gains.mean())
-    if gap < LEAST_GAP:
-      said.append(f'The Super model is better by {gap:.1f} points only: there is little to win.')
+    gap, half = 100 * gains.mean(), 196 * gains.std() / np.sqrt(len(gains))
+    said.append(
+      f'The Super model is better than the Swift by {gap:.1f} ± {half:.1f} points'
+      + (', too little to tell routers apart.' if gap - half < LEAST_GAP else '.')
+    )
     text = ' '.join(said)
     self._head('What each score recovers', text)
     parts.append(self._table(rows, "Recovered share of the oracle's area, intervals of 95 %"))
