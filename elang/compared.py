@@ -9,6 +9,7 @@ import numpy as np
 from calm.evaluation.predictor import Row
 from calm.tasks.examples import Example
 from elang import energy
+from elang.head_score import EncoderScored
 
 OWN = 'score'  # what the router itself goes by
 LENGTH = 'length'
@@ -16,6 +17,7 @@ QUANTILE = 0.25
 ROUNDING = 1e-5  # of a score's range, below which two values of it count as one
 MEANINGS = {
   OWN: 'what the router goes by',
+  EncoderScored.score_name: "minus the free energy of a head on the encoder's states (Eq. 7 and 8)",
   'energy': 'minus the free energy of the logits (Eq. 3)',
   'softmax': 'the largest probability (Eq. 10)',
   'entropy': 'minus the entropy of the probabilities (Eq. 13)',
@@ -29,10 +31,12 @@ MEANINGS = {
 }
 
 
-def scores_of(said: Sequence[Row], examples: Sequence[Example]) -> dict[str, np.ndarray]:
+def scores_of(
+  said: Sequence[Row], examples: Sequence[Example], own: str = OWN
+) -> dict[str, np.ndarray]:
   """Scores float64[n] by name, higher for surer; -inf where there is no number.
 
-  `score`, the router's own; of logits those of `elang.energy.of_logits` ('energy', 'softmax',
+  The router's own; of logits those of `elang.energy.of_logits` ('energy', 'softmax',
   'entropy', 'margin', 'published'); of a sequence's tokens the mean and the lower quartile of their
   log-probabilities and negative energies ('log-probability', 'decoder energy', and with
   ', quartile'); and 'length', minus the number of words.
@@ -40,8 +44,9 @@ def scores_of(said: Sequence[Row], examples: Sequence[Example]) -> dict[str, np.
   Args:
     said: what the model said of each example: its `score`, and `evidence` as `elang.routing` keeps.
     examples: the same.
+    own: what the router's own score is called.
   """
-  found = {OWN: _finite([row['score'] for row in said])}
+  found = {own: _finite([row['score'] for row in said])}
   evidence = [row.get('evidence', {}) for row in said]
   if all('logits' in one for one in evidence):
     logits = np.array([one['logits'] for one in evidence], np.float32)
@@ -69,20 +74,16 @@ class Family:
 
   members: tuple[str, ...]
   stands_for: str  # the member that tells most inputs apart
+  is_own: bool  # whether the router itself goes by it
 
   @property
   def name(self) -> str:
-    """Its members' names; the router's own score only where it is like no other."""
+    """Its members' names; a router's own score without a name only where it is like no other."""
     others = [name for name in self.members if name != OWN]
     return ' = '.join(others or self.members)
 
-  @property
-  def is_own(self) -> bool:
-    """Whether the router itself goes by it."""
-    return OWN in self.members
 
-
-def families(scores: Mapping[str, np.ndarray]) -> tuple[Family, ...]:
+def families(scores: Mapping[str, np.ndarray], own: str = OWN) -> tuple[Family, ...]:
   """Scores that order all inputs alike, together; of two classes all of probabilities are.
 
   Rounding does not count as an order.
@@ -96,7 +97,8 @@ def families(scores: Mapping[str, np.ndarray]) -> tuple[Family, ...]:
     else:
       groups.append([name])
   finest = [max(group, key=lambda name: len(np.unique(scores[name]))) for group in groups]
-  return tuple(Family(tuple(group), one) for group, one in zip(groups, finest, strict=True))
+  pairs = zip(groups, finest, strict=True)
+  return tuple(Family(tuple(group), one, own in group) for group, one in pairs)
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> bool:

@@ -43,6 +43,8 @@ class EncoderScored(Priced):
   params: Params  # the head's
   prices_of_asking: Mapping[str, Price] = dataclasses.field(default_factory=dict)
 
+  score_name = 'encoder energy'
+
   @property
   def identity(self) -> Identity:
     """The predictor's, and the head's with its parameters."""

@@ -87,12 +87,13 @@ class RouterStudy:
   @functools.cached_property
   def measured(self) -> dict[str, np.ndarray]:
     """Scores float64[n] of the Swift model by name, as `elang.compared.scores_of`."""
-    return compared.scores_of([row['models'][0] for row in self.found.rows], self.split.examples)
+    said = [row['models'][0] for row in self.found.rows]
+    return compared.scores_of(said, self.split.examples, self._own)
 
   @functools.cached_property
   def groups(self) -> tuple[compared.Family, ...]:
     """Scores that order all inputs alike, together."""
-    return compared.families(self.measured)
+    return compared.families(self.measured, self._own)
 
   @functools.cached_property
   def values(self) -> dict[str, np.ndarray]:
@@ -118,7 +119,7 @@ class RouterStudy:
       {'score': score, 'evidence': evidence_of(row)}
       for score, row in zip(asked.scores.tolist(), rows, strict=True)
     ]
-    scores = compared.scores_of(said, known)
+    scores = compared.scores_of(said, known, self._own)
     return {
       family.name: QuantilePath.fit(scores[family.stands_for][None])
       for family in self.groups
@@ -266,6 +267,10 @@ class RouterStudy:
   @functools.cached_property
   def _timed(self) -> dict[tuple[int, int, int], tuple[float, float]]:
     return {}
+
+  @property
+  def _own(self) -> str:
+    return getattr(self.router.models[0], 'score_name', compared.OWN)
 
   def _answer(self, row: Row, passed: bool) -> Row:
     return {'prediction': row['models'][int(passed)]['prediction']}

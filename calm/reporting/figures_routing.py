@@ -14,7 +14,7 @@ from calm.reporting.figures import INK, QUIET, SERIES, STYLE, Row, label
 _DASHES = ('-', '--', '-.', ':')
 # Lines that are no score's, by the names of their series.
 REFERENCES: dict[str, dict[str, Any]] = {
-  'chance': {'color': QUIET, 'ls': (0, (5, 3))},
+  'chance': {'color': QUIET, 'ls': ':', 'lw': 2.2},
   'oracle': {'color': INK, 'lw': 1.1},
 }
 

@@ -5,6 +5,7 @@ import pytest
 
 from calm.tasks.examples import Example
 from elang import compared
+from elang.head_score import EncoderScored
 
 EXAMPLES = [Example(i, '', {'a': 'w ' * i, 'b': 'w'}, '', {}) for i in range(3)]
 
@@ -55,6 +56,9 @@ def test_a_router_that_goes_by_a_score_of_the_table_is_named_by_it():
   families = compared.families(of_logits(logits.tolist(), scores.tolist()))
   (own,) = [family for family in families if family.is_own]
   assert own.name == 'energy'
+  named = compared.scores_of([{'score': s} for s in (1.0, 2.0, 3.0)], EXAMPLES, 'mine')
+  (first, length) = compared.families(named, 'mine')
+  assert (first.name, first.is_own, length.is_own) == ('mine', True, False)
 
 
 @pytest.mark.parametrize('change', [lambda x: 3 * x + 1, np.exp, np.arctan])
@@ -77,4 +81,5 @@ def test_every_score_has_a_meaning():
   known = of_logits([[0.0, 1.0, 3.0], [2.0, 0.0, 1.0]])
   tokens = {'token_log_probs': [0.0], 'negative_energies': [0.0]}
   known |= compared.scores_of([{'score': 1.0, 'evidence': tokens}], EXAMPLES[:1])
+  known |= compared.scores_of([{'score': 1.0}], EXAMPLES[:1], EncoderScored.score_name)
   assert known.keys() == compared.MEANINGS.keys()
