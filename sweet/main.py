@@ -1,4 +1,4 @@
-"""The `sweet` command: `sweet train | evaluate | curve | search | gradients | report | ...`.
+"""The `sweet` command: `sweet train | evaluate | curve | search | calibrate | trials | ...`.
 
 This table and the gin files are the only places where all rooms meet.
 """
@@ -85,6 +85,16 @@ PROGRAM = commands.Program(
       'find the lowest threshold that keeps the labels within a tolerance, and certify it',
       'Predicts a split once, looks up what it says at one threshold after the other, and writes a '
       f'certificate for each tolerance (DELTAS). {GOES_ON}',
+      (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
+      (Ignored(_THRESHOLD, 'a calibration tries the thresholds of GRID'),),
+    ),
+    Command(
+      'trials',
+      'calm.reporting.efficiency:trials',
+      'say what early exits save at each tolerance, and how sure that is',
+      'Predicts a split once, calibrates on many random parts of it, measures on the rest, and '
+      'writes a table into the workdir, with each classifier alone and an oracle beside. '
+      f'{GOES_ON}',
       (Option('--split', 'CALIBRATION_SPLIT', 'split of the task, not trained on', 'NAME'),),
       (Ignored(_THRESHOLD, 'a calibration tries the thresholds of GRID'),),
     ),

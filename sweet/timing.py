@@ -23,15 +23,26 @@ def seconds_per_example(
   batch_size: int,
   repeats: int = 3,
 ) -> list[float]:
-  """Seconds per example at each threshold; tokenisation and compilation are left out.
+  """Seconds per example at each threshold of a predictor: see `seconds_in_turn`."""
+  systems = [predictor.at(threshold) for threshold in thresholds]
+  return seconds_in_turn(systems, examples, batch_size=batch_size, repeats=repeats)
+
+
+def seconds_in_turn(
+  systems: Sequence[ExitsPredictor],
+  examples: Sequence[Example],
+  *,
+  batch_size: int,
+  repeats: int = 3,
+) -> list[float]:
+  """Seconds per example of each system; tokenisation and compilation are left out.
 
   Each batch is answered for itself, as a server would: rows that stay are not pooled with those of
   other batches.
 
   Args:
-    predictor: whose thresholds they are.
+    systems: predictors of one tokenizer, each at its threshold.
     examples: answered in this order, `batch_size` at once.
-    thresholds: of the predictor's measure.
     batch_size: the last batch may be smaller.
     repeats: of which the median counts, after a first time to warm up.
 
@@ -40,22 +51,22 @@ def seconds_per_example(
   """
   if not examples or repeats < 1:
     raise ValueError(f'{len(examples)} examples, {repeats} repeats: there is nothing to measure.')
-  texts = predictor.tokenize(examples)
+  texts = systems[0].tokenize(examples)
   batches = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
-  run = StagedRun(predictor.model, predictor.measure, batch_size, predictor.length)
+  runs = [StagedRun(one.model, one.measure, batch_size, one.length) for one in systems]
 
-  def answer(batch, threshold):
-    start = time.perf_counter()
-    run(predictor.params, batch, threshold, predictor.temperatures)
+  def answer(batch, which):
+    one, start = systems[which], time.perf_counter()
+    runs[which](one.params, batch, one.threshold, one.temperatures)
     return time.perf_counter() - start
 
   for batch in batches:
-    for threshold in thresholds:
-      answer(batch, threshold)
-  seconds = [[0.0] * repeats for _ in thresholds]
+    for which in range(len(systems)):
+      answer(batch, which)
+  seconds = [[0.0] * repeats for _ in systems]
   for repeat in range(repeats):
     for number, batch in enumerate(batches):
-      for turn in range(len(thresholds)):
-        which = (turn + repeat + number) % len(thresholds)
-        seconds[which][repeat] += answer(batch, thresholds[which])
+      for turn in range(len(systems)):
+        which = (turn + repeat + number) % len(systems)
+        seconds[which][repeat] += answer(batch, which)
   return [statistics.median(each) / len(examples) for each in seconds]

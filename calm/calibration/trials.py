@@ -38,6 +38,15 @@ class Trials:
     return self.full_costs[name] / self.costs[name]
 
   @property
+  def share_exceeding(self) -> float:
+    """The share of trials whose risk on the test part is above delta.
+
+    That part has chance of its own: thresholds whose risk is below delta count, too, where it is
+    above it among the examples tested.
+    """
+    return float((self.risks > self.delta).mean())
+
+  @property
   def share_never_exiting(self) -> float:
     """The share of trials that certified no threshold."""
     return float(np.isnan(self.thresholds).mean())

@@ -70,6 +70,8 @@ def trials(study: Comparison, settings: TrialSettings | None = None) -> list[dic
   ('oracle'). The first cost stands as it is (as `layers`), of each other its reduction, the full
   system's over this one's (as `flops_reduction`); these and `loss` are means over trials in
   calibrated rows, with `_std` their standard deviation; elsewhere they are of all examples.
+  `exceeds` is the share of trials whose loss on the rest is above delta, `never_exits` that of
+  those that certified nothing.
   `textual`, `risk`, the task's metrics and `speedup_batch_*` (full system's seconds per unit over
   these) are of all examples at `threshold`, the lowest of those that all of them certify
   (`certified`, descending), None if they certify none and nothing is answered early.
@@ -212,7 +214,8 @@ class Table:
         row = _row('calibrated', family, objective, delta)
         for key, values in (averages | {'loss': run.risks}).items():
           row[key], row[f'{key}_std'] = mean_and_std(values)
-        row |= {'never_exits': run.share_never_exiting, 'threshold': threshold}
+        row |= {'exceeds': run.share_exceeding, 'never_exits': run.share_never_exiting}
+        row |= {'threshold': threshold}
         row |= {'certified': certified, 'way': chosen}
         yield row | self._of_all(chosen)
 

@@ -186,6 +186,7 @@ def _columns(study: Comparison, rows, settings, metrics) -> dict[str, str]:
     },
     'textual': "loss against the full system's text",
     'risk': "loss against the references, beyond the full system's",
+    'exceeds': 'share of the calibrations whose loss on the rest is above delta',
     'never_exits': 'share of the calibrations that certify no threshold',
   }
   present = efficiency.columns_of(rows)

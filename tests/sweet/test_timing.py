@@ -11,8 +11,12 @@ from sweet import timing
 class FakePredictor:
   """Texts are numbers."""
 
+  threshold: float | None = None
   model = measure = params = temperatures = None
   length = 8
+
+  def at(self, threshold):
+    return FakePredictor(threshold)
 
   def tokenize(self, examples):
     return list(examples)

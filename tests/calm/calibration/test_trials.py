@@ -129,3 +129,8 @@ def test_the_standard_deviation_is_the_samples():
 def test_bad_input_is_told(changes, message):
   with pytest.raises(ValueError, match=message):
     _trials(**{'losses': _constant_losses(0, 0, 0), **changes})
+
+
+def test_what_exceeds_delta_is_counted_by_trial():
+  found = trials.Trials(0.1, *map(np.array, ([0.5] * 4, [0.0, 0.1, 0.11, 0.3])), {}, {})
+  assert found.share_exceeding == 0.5
