@@ -279,15 +279,19 @@ def check_sample_size(
   p_value: PValue = bounds.hoeffding_bentkus,
   procedure: Procedure = fixed_sequence,
   grid_size: int = 1,
+  macro: str = 'DELTAS',
 ) -> None:
-  """Raises ValueError, with the number that could, if so few examples can never certify."""
+  """Raises ValueError, with the number that could, if so few examples can never certify.
+
+  It names the macro that delta stands in.
+  """
   if can_certify(num_examples, delta, epsilon, p_value, procedure, grid_size):
     return
   needed = smallest_sample_size(delta, epsilon, p_value, procedure, grid_size)
   raise ValueError(
     f'{num_examples} examples can never certify delta = {delta} at epsilon = {epsilon} by '
     f'{name_of(p_value)} and {name_of(procedure)}, not even with zero loss; {needed} could. '
-    'Calibrate on more examples, or allow a larger delta or epsilon.'
+    f'Calibrate on more examples, or allow a larger delta ({macro}) or epsilon (EPSILON).'
   )
 
 

@@ -58,8 +58,15 @@ class TrialSettings:
     number = round(self.calibration_share * len(compared.split.examples))
     for deltas in self.deltas.values():
       for delta in deltas:
-        grid = len(compared.grid)
-        testing.check_sample_size(number, delta, self.epsilon, self.p_value, self.procedure, grid)
+        testing.check_sample_size(
+          number,
+          delta,
+          self.epsilon,
+          self.p_value,
+          self.procedure,
+          len(compared.grid),
+          'TRIAL_DELTAS',
+        )
 
 
 def trials(study: Comparison, settings: TrialSettings | None = None) -> list[dict[str, Any]]:
