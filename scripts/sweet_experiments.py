@@ -264,7 +264,7 @@ class Experiments:
   def certify(self, run: Run):
     """Certifies thresholds of a trained run on rows that it did not use; prints the table."""
     workdir, task = self.output / run.name, TASKS[run.task]
-    path, rows = workdir / 'unused.jsonl', self._rows(run.task)
+    path, rows = workdir / 'unused.jsonl', self.rows(run.task)
     records = [record for *_, record in labelled.source_of(rows.task).labelled('train')]
     drawn = data.draw(len(records), num_examples=run.num_examples, seed=run.seed)
     used = np.concatenate([drawn.trained, drawn.held_out])
@@ -312,7 +312,7 @@ class Experiments:
     )
 
   def _curve(self, run, workdir):
-    task, rows, model = TASKS[run.task], self._rows(run.task), self._model(run)
+    task, rows, model = TASKS[run.task], self.rows(run.task), self._model(run)
     params, _ = train.train(
       model=model,
       rows=rows,
@@ -342,7 +342,8 @@ class Experiments:
     return wordpiece.load(self.flags.checkpoint)
 
   @functools.cache  # noqa: B019
-  def _rows(self, name: str) -> data.Rows:
+  def rows(self, name: str) -> data.Rows:
+    """The labelled rows of a task."""
     task = TASKS[name]
     folder = Path(self.flags.data, task.folder)
     paths = {'train': _file(folder, 'train'), 'validation': _file(folder, task.validation)}
