@@ -135,7 +135,8 @@ class EncoderFlops:
   """The FLOPs of an encoder's answer, as a price: by the number of tokens of the example's texts.
 
   A row says how many layers were run for it (its cost `layers`, or its `exit_layer`; all, where it
-  says neither), and of how many classifiers (`exit`; one, where it does not).
+  says neither), of how many classifiers (`exit`; one, where it does not), and how many tokens were
+  read (`num_tokens`; where it does not, they are counted once more).
   """
 
   cost: EncoderCost
@@ -146,7 +147,8 @@ class EncoderFlops:
   def __call__(self, example: Example, row: Row) -> float:
     """Layers, and heads."""
     layers = row.get('costs', {}).get('layers', row.get('exit_layer'))
-    encoder = self.cost.encoder(self.length_of(example), num_layers=layers)
+    length = row.get('num_tokens') or self.length_of(example)
+    encoder = self.cost.encoder(length, num_layers=layers)
     return float(encoder + row.get('exit', 1) * self.cost.head(self.num_outputs, self.pooler))
 
 

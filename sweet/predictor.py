@@ -33,8 +33,8 @@ CODE = ('calm.models', 'calm.tasks', 'calm.exits', 'sweet')
 class ExitsPredictor:
   """Classifies examples; what a row says depends on its example alone.
 
-  A row has `prediction` (a label's name, or a number in digits), `units` (1), `costs` ('layers'
-  that were run for it), `exit` (the classifier that answered, from 1), `exit_layer`, `confidence`
+  A row has `prediction` (a label's name, or a number in digits), `units` (1), `num_tokens` (of its
+  texts, as they were read), `costs` ('layers' that were run for it), `exit` (the classifier that answered, from 1), `exit_layer`, `confidence`
   (None where it is no number) and, of a classification, `probability`, the prediction's. With
   `evidence` it has `logits`, too, what the classifier that answered says.
 
@@ -94,8 +94,8 @@ class ExitsPredictor:
     """All names that a row may have."""
     recorded = ('outputs', 'exit_scores') if self.recorded else ()
     evidence = ('logits',) if self.evidence else ()
-    said = ('prediction', 'units', 'costs', 'exit', 'exit_layer', 'confidence', 'probability')
-    return (*said, *recorded, *evidence)
+    said = ('prediction', 'units', 'num_tokens', 'costs', 'exit', 'exit_layer')
+    return (*said, 'confidence', 'probability', *recorded, *evidence)
 
   @property
   def identity(self) -> Mapping[str, Any]:
@@ -161,11 +161,12 @@ class ExitsPredictor:
 
   def _answers(self, examples):
     texts = self.tokenize(examples)
+    lengths = [len(tokens) for tokens, _ in texts]
     if not self.recorded:
       answers = self._run(self.params, texts, self.threshold, self.temperatures)
-      return self._rows(answers.exits, answers.outputs, answers.confidences)
+      return self._rows(answers.exits, answers.outputs, answers.confidences, lengths)
     outputs, scores = self._run.everything(self.params, texts)
-    rows = self._rows(*self._decide(outputs, scores, None))
+    rows = self._rows(*self._decide(outputs, scores, None), lengths)
     for row, output in zip(rows, outputs.tolist(), strict=True):
       row['outputs'] = output
     if scores is not None:
@@ -180,9 +181,8 @@ class ExitsPredictor:
     self._check_threshold(threshold)
     outputs = np.array([row['outputs'] for row in rows], np.float32)
     scores = [row['exit_scores'] for row in rows if 'exit_scores' in row]
-    return self._rows(
-      *self._decide(outputs, np.array(scores, np.float32) if scores else None, threshold)
-    )
+    decided = self._decide(outputs, np.array(scores, np.float32) if scores else None, threshold)
+    return self._rows(*decided, [row['num_tokens'] for row in rows])
 
   def _check_threshold(self, threshold):
     if threshold is not None:
@@ -218,13 +218,16 @@ class ExitsPredictor:
     rows = np.arange(len(outputs))
     return exits + 1, outputs[rows, exits], confidences[rows, exits]
 
-  def _rows(self, exits, outputs, confidences) -> list[dict[str, Any]]:
+  def _rows(self, exits, outputs, confidences, lengths) -> list[dict[str, Any]]:
     costs = self.model.layers_run
     rows = []
-    for exit, output, confidence in zip(exits.tolist(), outputs, confidences.tolist(), strict=True):
+    for exit, output, confidence, length in zip(
+      exits.tolist(), outputs, confidences.tolist(), lengths, strict=True
+    ):
       row = {
         'prediction': self.labels.answer(output),
         'units': 1,
+        'num_tokens': length,
         'costs': {'layers': costs[exit - 1]},
         'exit': exit,
         'exit_layer': self.model.exits[exit - 1],
@@ -241,4 +244,4 @@ class ExitsPredictor:
 
 def _nothing() -> dict[str, Any]:
   """The row of an example without a text, such as a blank line."""
-  return {'prediction': '', 'units': 0, 'costs': {'layers': 0}}
+  return {'prediction': '', 'units': 0, 'num_tokens': 0, 'costs': {'layers': 0}}
