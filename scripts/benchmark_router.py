@@ -3,8 +3,8 @@
   python scripts/benchmark_router.py --checkpoint=minilm --json=router.json
 
 Two classifiers of one checkpoint, of its first layers and of all of them, with fresh heads; texts
-are words drawn from the vocabulary. A router, the Swift model alone and the Super model alone answer
-the same inputs in turn in one process, several rounds; a ratio is the median over the rounds.
+are words drawn from the vocabulary. A router, the Swift model alone and the Super model alone
+answer the same inputs in turn in one process, several rounds; ratios are medians over the rounds.
 
   overhead   a router that passes nothing on, against its Swift model
   joint      a router that passes on a share s, against Swift + s x Super

@@ -34,9 +34,10 @@ class ExitsPredictor:
   """Classifies examples; what a row says depends on its example alone.
 
   A row has `prediction` (a label's name, or a number in digits), `units` (1), `num_tokens` (of its
-  texts, as they were read), `costs` ('layers' that were run for it), `exit` (the classifier that answered, from 1), `exit_layer`, `confidence`
-  (None where it is no number) and, of a classification, `probability`, the prediction's. With
-  `evidence` it has `logits`, too, what the classifier that answered says.
+  texts, as they were read), `costs` ('layers' that were run for it), `exit` (the classifier that
+  answered, from 1), `exit_layer`, `confidence` (None where it is no number) and, of a
+  classification, `probability`, the prediction's. With `evidence` it has `logits`, too, what the
+  classifier that answered says.
 
   Raises:
     ValueError: the labels are not as many as the classifiers' outputs, or temperatures not as many
@@ -166,7 +167,8 @@ class ExitsPredictor:
       answers = self._run(self.params, texts, self.threshold, self.temperatures)
       return self._rows(answers.exits, answers.outputs, answers.confidences, lengths)
     outputs, scores = self._run.everything(self.params, texts)
-    rows = self._rows(*self._decide(outputs, scores, None), lengths)
+    exits, said, confidences = self._decide(outputs, scores, None)
+    rows = self._rows(exits, said, confidences, lengths)
     for row, output in zip(rows, outputs.tolist(), strict=True):
       row['outputs'] = output
     if scores is not None:
@@ -181,8 +183,10 @@ class ExitsPredictor:
     self._check_threshold(threshold)
     outputs = np.array([row['outputs'] for row in rows], np.float32)
     scores = [row['exit_scores'] for row in rows if 'exit_scores' in row]
-    decided = self._decide(outputs, np.array(scores, np.float32) if scores else None, threshold)
-    return self._rows(*decided, [row['num_tokens'] for row in rows])
+    exits, outputs, confidences = self._decide(
+      outputs, np.array(scores, np.float32) if scores else None, threshold
+    )
+    return self._rows(exits, outputs, confidences, [row['num_tokens'] for row in rows])
 
   def _check_threshold(self, threshold):
     if threshold is not None:
