@@ -13,7 +13,9 @@ import json
 import logging
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,7 +34,7 @@ class CheckpointError(ValueError):
   """There is no usable checkpoint, or it does not fit what is to be restored."""
 
 
-def steps(workdir):
+def steps(workdir: str | os.PathLike) -> list[int]:
   """Steps of the finished checkpoints in `workdir`, ascending; empty if there are none."""
   folder = Path(workdir, FOLDER)
   if not folder.is_dir():
@@ -61,19 +63,19 @@ class Checkpoints:
   Saving returns as soon as the arrays are copied; `close` waits until all are on disk.
   """
 
-  def __init__(self, workdir, keep=3):
+  def __init__(self, workdir: str | os.PathLike, keep: int = 3):
     if keep < 1:
       raise ValueError(f'keep must be at least 1, not {keep}.')
     self._folder = Path(workdir).absolute() / FOLDER
     with writing(self._folder):
       self._folder.mkdir(parents=True, exist_ok=True)
     self._keep = keep
-    self._manager = None
+    self._manager: ocp.CheckpointManager | None = None
     self._unreadable: list[int] = []
     self._hushed = contextlib.ExitStack()
 
   @property
-  def manager(self):
+  def manager(self) -> ocp.CheckpointManager:
     """Orbax's manager, made when first needed: it lists the folder as it finds it."""
     if self._manager is None:
       self._hushed.enter_context(_quiet())
@@ -86,7 +88,7 @@ class Checkpoints:
       self._manager = _Manager(self._folder, options=options, item_names=('state', 'progress'))
     return self._manager
 
-  def save(self, step, state, progress):
+  def save(self, step: int, state: Any, progress: Any) -> None:
     """Starts saving `state` (arrays) and `progress` (JSON) as checkpoint `step`.
 
     Raises:
@@ -101,7 +103,9 @@ class Checkpoints:
     with writing(self._folder):
       self.manager.save(step, args=items, force=True)
 
-  def restore(self, abstract_state, check=lambda progress: None):
+  def restore(
+    self, abstract_state: Any, check: Callable[[Any], None] = lambda progress: None
+  ) -> tuple[Any, Any] | None:
     """Reads the newest checkpoint that can be read; changes nothing.
 
     Args:
@@ -135,7 +139,7 @@ class Checkpoints:
       raise CheckpointError(f'Move these away to start anew; all are damaged:\n  {listed}')
     return None
 
-  def set_aside(self):
+  def set_aside(self) -> None:
     """Renames the checkpoints that `restore` found unreadable: an older one takes their place."""
     unreadable, self._unreadable = self._unreadable, []
     if jax.process_index() != 0:
@@ -145,20 +149,20 @@ class Checkpoints:
       with writing(self._folder):
         os.replace(self._folder / str(step), next(name for name in names if not name.exists()))
 
-  def wait(self):
+  def wait(self) -> None:
     """Returns once all that was saved is on disk."""
     if self._manager is not None:
       with writing(self._folder):
         self._manager.wait_until_finished()
 
-  def close(self):
+  def close(self) -> None:
     """Waits as `wait` does, and frees what Orbax holds."""
     if self._manager is not None:
       manager, self._manager = self._manager, None
       with self._hushed, writing(self._folder):
         manager.close()
 
-  def _read(self, step, abstract_state, check):
+  def _read(self, step: int, abstract_state: Any, check: Callable[[Any], None]) -> tuple[Any, Any]:
     folder = self._folder / str(step)
     checked = jax.process_index() != 0 or digests.verify(folder)
     # Each process reads for itself: one that fails must not leave the others waiting in Orbax.
@@ -174,7 +178,7 @@ class Checkpoints:
       storage.warn(_UNCHECKED.format(folder))
     return state, progress
 
-  def _seal(self):
+  def _seal(self) -> None:
     """Reads what has been written, and adds the digests; if that fails it never gets its name.
 
     Orbax calls this in each process once all is written, before the folder is renamed.
@@ -200,7 +204,7 @@ def restore_params(
   step: settings.Natural | None = None,
   fresh: str | None = None,
   seed: settings.Seed = 0,
-):
+) -> Any:
   """Parameters of a run's checkpoint, the newest readable one by default, as numpy arrays.
 
   A newer one that cannot be read is reported and left as it is.
@@ -237,7 +241,7 @@ def restore_params(
   return params
 
 
-def _newest_params(workdir):
+def _newest_params(workdir: str | os.PathLike) -> tuple[Path, Any]:
   """(folder, parameters) of the newest checkpoint that can be read."""
   failures: dict[int, str] = {}
   # Listed anew each time: a run that is going on may have put others in their place.
@@ -251,7 +255,7 @@ def _newest_params(workdir):
   raise CheckpointError('\n  '.join(failures.values()))
 
 
-def _params(workdir, step):
+def _params(workdir: str | os.PathLike, step: int) -> tuple[Path, Any]:
   """(folder, parameters) of a checkpoint."""
   folder = Path(workdir).absolute() / FOLDER / str(step)
   try:
@@ -269,7 +273,7 @@ def _params(workdir, step):
   return folder, params
 
 
-def _arrays(checkpointer, folder):
+def _arrays(checkpointer: Any, folder: Path) -> Any:
   """Shapes and types of a checkpoint's arrays, each of which is opened."""
   metadata = checkpointer.metadata(folder / 'state').item_metadata
   if metadata is None:
@@ -277,7 +281,7 @@ def _arrays(checkpointer, folder):
   return metadata.tree
 
 
-def _this_process():
+def _this_process() -> ocp.options.MultiprocessingOptions:
   """Has Orbax wait for no other process."""
   index = jax.process_index()
   return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
@@ -289,7 +293,7 @@ def initial_params(
   step: settings.Natural | None = None,
   fresh: str | None = None,
   seed: settings.Seed = 0,
-):
+) -> Any:
   """Parameters to begin training `model` with: those of a run, or of a checkpoint from elsewhere.
 
   Args:
@@ -311,7 +315,7 @@ def initial_params(
   return pretrained.initial_params(directory, model, fresh=fresh, seed=seed)
 
 
-def check_fit(expected, found, source):
+def check_fit(expected: Any, found: Any, source: str | os.PathLike) -> None:
   """Raises CheckpointError unless two trees hold arrays of the same names and shapes.
 
   The message lists what is missing in `found`, what is unexpected, and every shape that differs.
@@ -328,7 +332,7 @@ def check_fit(expected, found, source):
     raise CheckpointError(f'{source} does not fit:\n  ' + '\n  '.join(problems))
 
 
-def _shapes(tree):
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))
   return {
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
@@ -338,7 +342,7 @@ def _shapes(tree):
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
   """Hides what Orbax logs: remarks, and several tracebacks of whatever it raises besides."""
   logger = logging.getLogger('absl')
   logger.addFilter(_is_not_of_orbax)
@@ -348,5 +352,5 @@ def _quiet():
     logger.removeFilter(_is_not_of_orbax)
 
 
-def _is_not_of_orbax(record):
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
   return f'{os.sep}orbax{os.sep}' not in record.pathname

@@ -4,6 +4,8 @@ Orbax's index has checksums of its own; arrays have none, and a changed byte of 
 """
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from calm import storage
@@ -12,7 +14,7 @@ FILE = 'digests.json'
 FOLDERS = ('state', 'progress')
 
 
-def write(checkpoint):
+def write(checkpoint: str | os.PathLike) -> None:
   """Writes the SHA-256 of each file of a checkpoint's items into its folder.
 
   Raises:
@@ -24,7 +26,7 @@ def write(checkpoint):
   storage.write_record(checkpoint / FILE, {'sha256': digests})
 
 
-def verify(checkpoint):
+def verify(checkpoint: str | os.PathLike) -> bool:
   """Compares a checkpoint's files with their digests; returns False if it has no digests.
 
   Raises:
@@ -46,11 +48,11 @@ def verify(checkpoint):
   return True
 
 
-def _files(checkpoint):
+def _files(checkpoint: Path) -> Iterator[Path]:
   for folder in FOLDERS:
     yield from (path for path in (checkpoint / folder).rglob('*') if path.is_file())
 
 
-def _digest(path):
+def _digest(path: Path) -> str:
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()

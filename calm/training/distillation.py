@@ -6,16 +6,20 @@ fine-tuned (Akbari et al., section 4.1 and Table 3, https://arxiv.org/abs/2203.0
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from calm import settings
 from calm.training import losses
 
 
-def soft_loss(logits, teacher_logits, temperature=1.0, scaled=True):
+def soft_loss(
+  logits: jax.Array, teacher_logits: jax.Array, temperature: float = 1.0, scaled: bool = True
+) -> jax.Array:
   """Divergence in nats of a model's logits[..., V] from a teacher's, both softened; [...].
 
   KL(softmax(t / T) || softmax(s / T)): the cross entropy of Hinton et al. less what no model can
@@ -29,7 +33,7 @@ def soft_loss(logits, teacher_logits, temperature=1.0, scaled=True):
   return divergence * temperature**2 if scaled else divergence
 
 
-def cosine_distance(states, teacher_states):
+def cosine_distance(states: jax.Array, teacher_states: jax.Array) -> jax.Array:
   """1 less the cosine of two states [..., D], in [0, 2]; of a state of zeros it is 1."""
   a, b = (one.astype(jnp.float32) for one in (states, teacher_states))
   squares = jnp.square(a).sum(-1) * jnp.square(b).sum(-1)
@@ -51,25 +55,25 @@ class SoftTargets:
   scaled: bool = True  # by the square of the temperature
   cosine_weight: settings.NonNegative = 0.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
 
   @property
-  def need_teacher(self):
+  def need_teacher(self) -> bool:
     """Whether the teacher says anything."""
     return self.weight > 0 or self.cosine_weight > 0
 
-  def soft_loss(self, logits, teacher_logits):
+  def soft_loss(self, logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
     """`soft_loss` of logits[..., V] against the teacher's, [...]."""
     return soft_loss(logits, teacher_logits, self.temperature, self.scaled)
 
-  def mixed(self, hard, soft):
+  def mixed(self, hard: jax.Array, soft: jax.Array) -> jax.Array:
     """The loss [...] of `hard`, that of the data, and of `soft`, that of the teacher."""
     if self.weight in (0, 1):  # Then the other one is not computed.
       return soft if self.weight else hard
     return (1 - self.weight) * hard + self.weight * soft
 
-  def check_widths(self, width, teacher_width):
+  def check_widths(self, width: int, teacher_width: int) -> None:
     """Raises a ValueError if states are to be compared and are not of one width."""
     if self.cosine_weight and width != teacher_width:
       raise ValueError(
@@ -102,7 +106,7 @@ class DistilledObjective:
   teacher: Teacher
   targets: SoftTargets = dataclasses.field(default_factory=SoftTargets)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     ours, theirs = (one.model.config for one in (self.student, self.teacher))
     if ours.vocab_size != theirs.vocab_size:
       raise ValueError(
@@ -112,29 +116,31 @@ class DistilledObjective:
     self.targets.check_widths(ours.emb_dim, theirs.emb_dim)
 
   @property
-  def unit(self):
+  def unit(self) -> str:
     """What weights count: the student's."""
     return self.student.unit
 
   @property
-  def partition_rules(self):
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The student's network's: see `calm.training.sharding.by_rules`."""
     return self.student.partition_rules
 
   @property
-  def frozen(self):
+  def frozen(self) -> Any:
     """The teacher's parameters; None if it has no say."""
     return self.teacher.params if self.targets.need_teacher else None
 
-  def holding(self, frozen):
+  def holding(self, frozen: Any) -> 'DistilledObjective':
     """The same with other parameters of the teacher."""
     return dataclasses.replace(self, teacher=dataclasses.replace(self.teacher, params=frozen))
 
-  def init(self, key):
+  def init(self, key: jax.Array) -> Any:
     """Fresh float32 parameters of the student."""
     return self.student.init(key)
 
-  def __call__(self, params, batch, key=None):
+  def __call__(
+    self, params: Any, batch: losses.Batch, key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over target tokens of a batch as `calm.tasks.batches` makes it.
 
     Returns:
@@ -148,7 +154,7 @@ class DistilledObjective:
     if self.targets.weight:
       said: Any = teacher.model.apply({'params': teacher.params}, taught, method='head')
 
-      def token_loss(loss, logits):
+      def token_loss(loss: jax.Array, logits: jax.Array) -> jax.Array:
         return self.targets.mixed(loss, self.targets.soft_loss(logits, said))
 
     total, sums, states = self.student.with_states(params, batch, key, token_loss)

@@ -6,11 +6,13 @@ section 3.5, https://arxiv.org/abs/2207.07061).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from calm import settings
 from calm.models.parameters import Network
@@ -39,7 +41,7 @@ class ExitClassifierObjective:
 
   unit = 'token'  # What weights count.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
     if not self.model.config.exit_classifier:
       raise ValueError('The model has no exit classifier: set T5Config.exit_classifier = True.')
@@ -47,15 +49,17 @@ class ExitClassifierObjective:
       raise ValueError('num_decoder_layers: an exit classifier needs at least 2, not 1.')
 
   @property
-  def partition_rules(self):
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The network's: see `calm.training.sharding.by_rules`."""
     return self.model.partition_rules
 
-  def init(self, key):
+  def init(self, key: jax.Array) -> Any:
     """Fresh float32 parameters of the network, its classifier's among them."""
     return self.model.init_params(key)
 
-  def __call__(self, params, batch, key=None):
+  def __call__(
+    self, params: Any, batch: losses.Batch, key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over target tokens of a batch as `calm.tasks.batches` makes it; draws nothing.
 
     Returns:
@@ -70,7 +74,7 @@ class ExitClassifierObjective:
     frozen = jax.lax.stop_gradient(params)
     states = jnp.stack(losses.decoder_states(self.model, frozen, batch))  # [L, B, T, D]
 
-    def predict(hidden):
+    def predict(hidden: jax.Array) -> jax.Array:
       logits: Any = self.model.apply({'params': frozen}, hidden, method='head')
       return logits.argmax(-1)
 

@@ -9,7 +9,10 @@ import re
 import signal
 import sys
 import threading
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol, Self
 
 import jax
 import numpy as np
@@ -28,14 +31,14 @@ class WorkdirError(OSError):
   """Something cannot be written to the workdir."""
 
 
-def reason(error):
+def reason(error: BaseException) -> str:
   """The first line of an error's message, without the specification that TensorStore adds."""
   line = str(error).strip().partition('\n')[0]
   return re.split(r' \[tensorstore_spec=| See full TensorStore details', line)[0]
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: str | os.PathLike) -> Iterator[None]:
   """Raises WorkdirError, with `path` and the mend, for whatever fails inside.
 
   Raises:
@@ -53,7 +56,7 @@ def writing(path):
     ) from error
 
 
-def make_workdir(workdir):
+def make_workdir(workdir: str | os.PathLike) -> None:
   """Makes the folder of a run.
 
   Raises:
@@ -70,7 +73,7 @@ def make_workdir(workdir):
 
 
 @contextlib.contextmanager
-def alone(workdir):
+def alone(workdir: str | os.PathLike) -> Iterator[None]:
   """Keeps others from training in `workdir` while the block runs; process 0 holds the lock.
 
   Raises:
@@ -88,14 +91,14 @@ def alone(workdir):
     yield
 
 
-def all_processes(succeeded):
+def all_processes(succeeded: bool) -> bool:
   """Whether all processes of the run succeeded; each says whether it did, and waits for all."""
   if jax.process_count() == 1:
     return succeeded
   return bool(multihost_utils.process_allgather(np.array(succeeded)).all())
 
 
-def fingerprint(batch):
+def fingerprint(batch: Mapping[str, np.ndarray]) -> str:
   """A short hexadecimal digest of a batch's arrays, to find it again."""
   digest = hashlib.sha256()
   for name in sorted(batch):
@@ -111,16 +114,28 @@ class PendingSteps:
   workdir: str
   waiting: collections.deque = dataclasses.field(default_factory=collections.deque)
 
-  def add(self, step, metrics, batch, saved_step):
+  def add(
+    self,
+    step: int,
+    metrics: Mapping[str, jax.Array],
+    batch: Mapping[str, np.ndarray],
+    saved_step: int | None,
+  ) -> None:
     self.waiting.append((step, metrics, batch, saved_step))
     if len(self.waiting) > 2:
       self._check(*self.waiting.popleft())
 
-  def check_all(self):
+  def check_all(self) -> None:
     while self.waiting:
       self._check(*self.waiting.popleft())
 
-  def _check(self, step, metrics, batch, saved_step):
+  def _check(
+    self,
+    step: int,
+    metrics: Mapping[str, jax.Array],
+    batch: Mapping[str, np.ndarray],
+    saved_step: int | None,
+  ) -> None:
     values = {name: float(metrics[name]) for name in ('loss', 'gradient_norm')}
     if all(np.isfinite(value) for value in values.values()):
       return
@@ -132,6 +147,13 @@ class PendingSteps:
     )
 
 
+class Says(Protocol):
+  """What a run tells its user through."""
+
+  def say(self, text: str) -> None:
+    """Prints a line."""
+
+
 class Signals:
   """Lets Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint.
 
@@ -139,22 +161,22 @@ class Signals:
   service, which has all of them stop after the same step; Ctrl-C in one of them is handed to it.
   """
 
-  def __init__(self):
-    self._received = None
+  def __init__(self) -> None:
+    self._received: int | None = None
     self._preempted = False
     self._previous: dict = {}
 
-  def __enter__(self):
+  def __enter__(self) -> Self:
     if threading.current_thread() is threading.main_thread():
       wanted = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
       self._previous = {number: signal.signal(number, self._receive) for number in wanted}
     return self
 
-  def __exit__(self, *_):
+  def __exit__(self, *_: Any) -> None:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
-  def _receive(self, number, frame):
+  def _receive(self, number: int, frame: types.FrameType | None) -> None:
     del frame
     if self._received == signal.SIGINT == number:
       raise KeyboardInterrupt
@@ -162,14 +184,14 @@ class Signals:
     if jax.process_count() > 1:
       signal.raise_signal(signal.SIGTERM)
 
-  def stop(self, step):
+  def stop(self, step: int) -> bool:
     """Whether to stop before the next step."""
     if jax.process_count() > 1:
       self._preempted = multihost_utils.reached_preemption_sync_point(step)
       return self._preempted
     return self._received is not None
 
-  def leave(self, step, progress):
+  def leave(self, step: int, progress: Says) -> None:
     """Passes the signal on, once everything is saved."""
     if self._received is None and not self._preempted:
       return

@@ -9,9 +9,11 @@ import collections
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from calm import notices, processes, settings
@@ -28,10 +30,10 @@ def train(
   workdir: str | os.PathLike,
   objective: losses.Objective,
   optimizer: Optimizer,
-  batches,
+  batches: resuming.Stream | Callable[[], resuming.Stream],
   num_steps: settings.Count,
-  initial_params=None,
-  validation_batches=None,
+  initial_params: Any = None,
+  validation_batches: resuming.Stream | Callable[[], resuming.Stream | None] | None = None,
   num_validation_batches: settings.Count = 10,
   seed: settings.Seed = 0,
   model_parallelism: settings.Count = 1,
@@ -42,7 +44,7 @@ def train(
   keep_checkpoints: settings.Count = 2,
   stop_after_seconds: float | None = None,
   accepted: Callable[[], None] | None = None,
-):
+) -> tuple[Any, dict[str, float]]:
   """Trains for `num_steps` steps in all, going on from the newest checkpoint in `workdir`.
 
   One run at a time works in a workdir. Until nothing is left that could refuse this one, what the
@@ -113,7 +115,8 @@ def train(
     meter = Meter(objective.unit)
     held = resuming.held_by(objective)
     given = _made(initial_params) if restored is None else None
-    batches, validation_batches = _made(batches), _made(validation_batches)
+    stream: resuming.Stream = _made(batches)
+    held_out: resuming.Stream | None = _made(validation_batches)
     notices.devices()
     new_epoch = None
     if restored is None:
@@ -121,7 +124,7 @@ def train(
     else:
       state, saved = restored
       resuming.check_held(saved, held)
-      new_epoch = resuming.find_place(batches, saved)
+      new_epoch = resuming.find_place(stream, saved)
       meter.set_state(saved.get('meter', {}))
       seconds_before = saved['seconds']
     step = first_step = int(state.step)
@@ -134,24 +137,24 @@ def train(
     if new_epoch and step < num_steps:
       progress.say(f'The stream of examples is another, so a new epoch begins: {new_epoch}.')
     validation = None
-    if validation_batches is not None:
-      validation = [next(validation_batches) for _ in range(num_validation_batches)]
+    if held_out is not None:
+      validation = [next(held_out) for _ in range(num_validation_batches)]
     steps = PendingSteps(str(workdir))
     started = time.monotonic()
     last_report: dict[str, float] = {}
 
-    def begin():
+    def begin() -> None:
       if accepted is not None and jax.process_index() == 0:
         accepted()
       checkpoints.set_aside()
       progress.open()
 
-    def seconds():
+    def seconds() -> float:
       return seconds_before + time.monotonic() - started
 
-    def save():
+    def save() -> None:
       steps.check_all()
-      standing = resuming.standing(batches, meter.get_state(), seconds(), held)
+      standing = resuming.standing(stream, meter.get_state(), seconds(), held)
       checkpoints.save(step, state, standing)
 
     with Signals() as signals:
@@ -160,7 +163,7 @@ def train(
         if stop_after_seconds is not None and _first_process(seconds()) >= stop_after_seconds:
           progress.say(f'Stopping at step {step}: {seconds():.0f} s of training.')
           break
-        batch = next(batches)
+        batch = next(stream)
         placed = trainer.place(batch)
         if step == first_step:
           trainer.check(state, placed, validation)
@@ -195,7 +198,9 @@ def train(
   return state.params, last_report
 
 
-def evaluate_loss(trainer, params, batches):
+def evaluate_loss(
+  trainer: Trainer, params: Any, batches: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, float]:
   """Metrics over `batches` without dropout, each named 'validation_...', by their weights."""
   total: collections.Counter = collections.Counter()
   for batch in batches:
@@ -205,17 +210,17 @@ def evaluate_loss(trainer, params, batches):
   return {f'validation_{name}': value / weight for name, value in total.items()}
 
 
-def _made(given):
+def _made(given: Any) -> Any:
   """What is given, or what the function gives that is given in its place."""
   return given() if callable(given) else given
 
 
-def _say_first(step, metrics, started):
+def _say_first(step: int, metrics: Mapping[str, jax.Array], started: float) -> None:
   loss = float(metrics['loss'])  # Waits for the device.
   seconds = time.monotonic() - started
   notices.once('first', f'First loss: {loss:.4g}, at step {step}, after {seconds:.1f} s.')
 
 
-def _first_process(value):
+def _first_process(value: float) -> float:
   """Process 0's `value`, in all processes, so that they decide alike."""
   return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)

@@ -6,14 +6,17 @@ micro-batches and devices and divides once, so that how a batch is cut changes n
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from calm import settings
 from calm.models.parameters import Network
+
+Batch = Mapping[str, jax.Array]  # Rows first, by feature.
 
 
 class Objective(Protocol):
@@ -31,13 +34,15 @@ class Objective(Protocol):
     """What 'weight' counts, in the singular: 'token' or 'example'."""
 
   @property
-  def partition_rules(self) -> Sequence[tuple[str, jax.sharding.PartitionSpec]]:
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The network's."""
 
   def init(self, key: jax.Array) -> Any:
     """Fresh parameters."""
 
-  def __call__(self, params, batch, key) -> tuple[jax.Array, dict[str, jax.Array]]:
+  def __call__(
+    self, params: Any, batch: Batch, key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns (summed loss, sums) for a batch of arrays with rows first.
 
     `sums` holds 'weight', what the loss is to be divided by, and whatever else is to be reported
@@ -46,7 +51,7 @@ class Objective(Protocol):
 
 
 @jax.custom_vjp
-def normaliser_and_target(logits, targets):
+def normaliser_and_target(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Log of the summed exponentials of logits[..., V], and the logit of targets[...]; each [...].
 
   Its gradient is one element-wise pass over the exponentials kept; that of a gather would be a
@@ -55,7 +60,9 @@ def normaliser_and_target(logits, targets):
   return _keep_exponentials(logits, targets)[0]
 
 
-def _keep_exponentials(logits, targets):
+def _keep_exponentials(
+  logits: jax.Array, targets: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
   largest = logits.max(-1)
   exponentials = jnp.exp(logits - largest[..., None])
   total = exponentials.sum(-1)
@@ -63,7 +70,9 @@ def _keep_exponentials(logits, targets):
   return (jnp.log(total) + largest, target_logit), (exponentials, total, targets)
 
 
-def _logits_gradient(kept, gradients):
+def _logits_gradient(
+  kept: tuple[jax.Array, jax.Array, jax.Array], gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, None]:
   exponentials, total, targets = kept
   of_log_z, of_target = gradients
   is_target = jnp.arange(exponentials.shape[-1]) == targets[..., None]
@@ -74,7 +83,9 @@ def _logits_gradient(kept, gradients):
 normaliser_and_target.defvjp(_keep_exponentials, _logits_gradient)
 
 
-def cross_entropy(logits, targets, label_smoothing=0.0, z_loss=0.0):
+def cross_entropy(
+  logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> jax.Array:
   """Cross-entropy in nats of float32 logits[..., V] against int32 targets[...]; same shape.
 
   Smoothed targets put 1 - label_smoothing on the target and spread the rest over the other
@@ -95,7 +106,11 @@ def cross_entropy(logits, targets, label_smoothing=0.0, z_loss=0.0):
   return loss
 
 
-def weighted_sum(loss_at, weights, keys):
+def weighted_sum(
+  loss_at: Callable[[Any, jax.Array, Any], tuple[jax.Array, Any]],
+  weights: Sequence[jax.typing.ArrayLike],
+  keys: Sequence[jax.Array | None],
+) -> Callable[[Any, Sequence[jax.Array]], tuple[jax.Array, Any]]:
   """Sums weights[i] * loss over hiddens[i], for `loss_at(params, hidden, key) -> (loss, aux)`.
 
   Returns a function of (params, hiddens) that gives (sum, aux of the last). Where a gradient is
@@ -105,14 +120,16 @@ def weighted_sum(loss_at, weights, keys):
   exits = tuple(zip(weights, keys, strict=True))
 
   @jax.custom_vjp
-  def weighted(params, hiddens):
+  def weighted(params: Any, hiddens: Sequence[jax.Array]) -> tuple[jax.Array, Any]:
     total = jnp.float32(0)
     for hidden, (weight, key) in zip(hiddens, exits, strict=True):
       loss, aux = loss_at(params, hidden, key)
       total += weight * loss
     return total, aux
 
-  def with_gradients(params, hiddens):
+  def with_gradients(
+    params: Any, hiddens: Sequence[jax.Array]
+  ) -> tuple[tuple[jax.Array, Any], tuple[Any, tuple[jax.Array, ...]]]:
     gradient = jax.value_and_grad(loss_at, (0, 1), has_aux=True)
     total, of_params, of_hiddens = jnp.float32(0), jax.tree.map(jnp.zeros_like, params), []
     for hidden, (weight, key) in zip(hiddens, exits, strict=True):
@@ -122,14 +139,14 @@ def weighted_sum(loss_at, weights, keys):
       of_hiddens.append((weight * of_hidden).astype(hidden.dtype))
     return (total, aux), (of_params, tuple(of_hiddens))
 
-  def scaled(gradients, of_outputs):
+  def scaled(gradients: Any, of_outputs: tuple[jax.Array, Any]) -> Any:
     return jax.tree.map(lambda g: (g * of_outputs[0]).astype(g.dtype), gradients)
 
   weighted.defvjp(with_gradients, scaled)
   return weighted
 
 
-def decoder_states(model, params, batch, key=None) -> Any:
+def decoder_states(model: Network, params: Any, batch: Batch, key: jax.Array | None = None) -> Any:
   """Teacher-forced states of a T5 after every decoder layer: a tuple of L arrays [B, T, D].
 
   `batch` is as `calm.tasks.batches` makes it; without a key there is no dropout.
@@ -146,7 +163,7 @@ def decoder_states(model, params, batch, key=None) -> Any:
   )
 
 
-def exit_weights(weights, num_layers):
+def exit_weights(weights: str | Sequence[float], num_layers: int) -> tuple[float, ...]:
   """Weights of the losses after decoder layers 1 to L, summing to 1: a tuple of L floats.
 
   'linear' is i / sum(i), CALM's choice (section 3.4, Eq. 6); 'uniform' weighs all alike; 'last'
@@ -201,7 +218,7 @@ class EncoderDecoderObjective:
 
   unit = 'token'  # What weights count.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
     if not isinstance(self.exit_weights, str):  # Lists arrive from gin; keep it hashable.
       object.__setattr__(self, 'exit_weights', tuple(self.exit_weights))
@@ -212,15 +229,17 @@ class EncoderDecoderObjective:
       raise settings.SettingError('num_sampled_exits', sampled, wanted)
 
   @property
-  def partition_rules(self):
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The network's: see `calm.training.sharding.by_rules`."""
     return self.model.partition_rules
 
-  def init(self, key):
+  def init(self, key: jax.Array) -> Any:
     """Fresh float32 parameters of the network."""
     return self.model.init_params(key)
 
-  def __call__(self, params, batch, key=None):
+  def __call__(
+    self, params: Any, batch: Batch, key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over target tokens of a batch as `calm.tasks.batches` makes it.
 
     Returns:
@@ -231,7 +250,13 @@ class EncoderDecoderObjective:
     total, sums, _ = self.with_states(params, batch, key)
     return total, sums
 
-  def with_states(self, params, batch, key=None, token_loss=None):
+  def with_states(
+    self,
+    params: Any,
+    batch: Batch,
+    key: jax.Array | None = None,
+    token_loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+  ) -> tuple[jax.Array, dict[str, jax.Array], Sequence[jax.Array]]:
     """As a call, with another loss of each token, and with the states that it is of.
 
     Args:
@@ -247,7 +272,9 @@ class EncoderDecoderObjective:
     targets = batch['decoder_target_tokens']
     token_weights = batch['decoder_loss_weights'].astype(jnp.float32)
 
-    def losses_at(params, hidden, key):
+    def losses_at(
+      params: Any, hidden: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
       logits: Any = self.model.apply(
         {'params': params},
         hidden,
@@ -267,14 +294,18 @@ class EncoderDecoderObjective:
       return loss, (nll, correct)
 
     hiddens, weights = zip(*self._exits(states, exit_key), strict=True)
-    keys = [None if key is None else jax.random.fold_in(head_key, i) for i in range(len(weights))]
+    keys = [
+      None if head_key is None else jax.random.fold_in(head_key, i) for i in range(len(weights))
+    ]
     # The last of the exits is the last layer.
     of_head = self.model.head_params(params)
     total, (nll, correct) = weighted_sum(losses_at, weights, keys)(of_head, hiddens)
     sums = {'weight': token_weights.sum(), 'loss_last_layer': nll, 'accuracy': correct}
     return total, sums, states
 
-  def _exits(self, states, key):
+  def _exits(
+    self, states: Sequence[jax.Array], key: jax.Array | None
+  ) -> list[tuple[jax.Array, jax.typing.ArrayLike]]:
     """Pairs of a state[B, T, D] and its weight, the last layer's at the end."""
     weights = exit_weights(self.exit_weights, len(states))
     last = (states[-1], weights[-1])
@@ -288,10 +319,10 @@ class EncoderDecoderObjective:
     return [*((stacked[i], stacked_weights[i] * scale) for i in drawn), last]
 
 
-def _split(key):
+def _split(key: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None, jax.Array | None]:
   """Keys for the network's dropout, the heads' dropout and the draw of exits; None without one."""
   return (None, None, None) if key is None else tuple(jax.random.split(key, 3))
 
 
-def _rngs(key):
+def _rngs(key: jax.Array | None) -> dict[str, jax.Array]:
   return {} if key is None else {'dropout': key}

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def inverse_square_root(
   """T5's pre-training schedule: learning_rate / sqrt(max(step, warmup_steps))."""
   settings.check(inverse_square_root, learning_rate=learning_rate, warmup_steps=warmup_steps)
 
-  def schedule(step):
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     return learning_rate / jnp.sqrt(jnp.maximum(step, warmup_steps))
 
   return schedule
@@ -147,12 +148,12 @@ def train_only(optimizer: Optimizer, pattern: str) -> Optimizer:
     ValueError: when the state is made, if the pattern is found in no path.
   """
 
-  def names(tree):
+  def names(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
       lambda path, _: jax.tree_util.keystr(path, simple=True, separator='/'), tree
     )
 
-  def labels(tree):
+  def labels(tree: Any) -> Any:
     return jax.tree.map(
       lambda name: 'trained' if re.search(pattern, name) else 'frozen', names(tree)
     )
@@ -161,7 +162,7 @@ def train_only(optimizer: Optimizer, pattern: str) -> Optimizer:
     {'trained': optimizer.transformation, 'frozen': optax.set_to_zero()}, labels
   )
 
-  def init(params):
+  def init(params: Any) -> Any:
     if 'trained' not in jax.tree.leaves(labels(params)):
       listed = ', '.join(jax.tree.leaves(names(params)))
       raise ValueError(f'only: {pattern!r} is found in no parameter; there are {listed}.')
@@ -170,16 +171,18 @@ def train_only(optimizer: Optimizer, pattern: str) -> Optimizer:
   return Optimizer(optax.GradientTransformation(init, partition.update), optimizer.learning_rate)
 
 
-def _check_schedule(function, learning_rate, num_steps, warmup_steps, final):
+def _check_schedule(
+  function: Callable, learning_rate: float, num_steps: int, warmup_steps: int, final: float
+) -> None:
   numbers = {'num_steps': num_steps, 'warmup_steps': warmup_steps, 'final': final}
   settings.check(function, learning_rate=learning_rate, **numbers)
   if num_steps <= warmup_steps:
     raise settings.SettingError('warmup_steps', warmup_steps, f'below num_steps, {num_steps}')
 
 
-def _as_schedule(learning_rate):
+def _as_schedule(learning_rate: float | Schedule) -> Schedule:
   return learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
 
 
-def _is_matrix(params):
+def _is_matrix(params: Any) -> Any:
   return jax.tree.map(lambda value: value.ndim > 1, params)

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ class Progress:
   or the first report, drops it.
   """
 
-  def __init__(self, workdir, num_steps, first_step=0):
+  def __init__(self, workdir: str | os.PathLike, num_steps: int, first_step: int = 0):
     self._num_steps = num_steps
     self._writes = jax.process_index() == 0
     self._file: Any = None
@@ -42,7 +44,7 @@ class Progress:
     with writing(workdir):
       self._kept = _lines_until(Path(workdir, METRICS), first_step) if self._writes else b''
 
-  def open(self):
+  def open(self) -> None:
     """Begins to write; until then the workdir stays as it is."""
     if not self._writes or self._file is not None:
       return
@@ -52,11 +54,11 @@ class Progress:
       self._file = path.open('a', encoding='utf-8')
       self._tensorboard = _Events(self._workdir, self._first_step)
 
-  def advance(self, step):
+  def advance(self, step: int) -> None:
     """Shows that `step` steps are done."""
     self._bar.update(step - self._bar.n)
 
-  def report(self, step, metrics):
+  def report(self, step: int, metrics: Mapping[str, float]) -> None:
     """Records `metrics`, a dict of numbers, as those of `step`; all are on disk on return."""
     if not self._writes:
       return
@@ -73,13 +75,13 @@ class Progress:
     else:
       self._bar.set_postfix(shown)
 
-  def say(self, text):
+  def say(self, text: str) -> None:
     """Prints a line to standard error, above the bar."""
     if self._writes:
       tqdm.write(text, file=sys.stderr)
       sys.stderr.flush()
 
-  def close(self):
+  def close(self) -> None:
     """Ends the bar and writes out what is left."""
     self._bar.close()
     with writing(self._workdir):
@@ -87,13 +89,13 @@ class Progress:
         if opened is not None:
           opened.close()
 
-  def _time_left(self, step):
+  def _time_left(self, step: int) -> str:
     done = max(step - self._first_step, 1)
     seconds = (time.monotonic() - self._started) / done * (self._num_steps - step)
     return tqdm.format_interval(seconds)
 
 
-def _shown(value):
+def _shown(value: float) -> str:
   """A number in four digits, or in whole ones from a thousand to a billion."""
   return f'{value:,.0f}' if 1e3 <= abs(value) < 1e9 else f'{value:.4g}'
 
@@ -105,27 +107,27 @@ class Meter:
   reports what it would have without the break.
   """
 
-  def __init__(self, unit='token'):
+  def __init__(self, unit: str = 'token'):
     self._speed = f'{unit}s_per_second'  # Of what weights count.
     self._waiting: list = []  # Not looked at yet, so that the device need not wait for us.
     self._totals: dict[str, float] = {}
     self._before: dict[str, float] = {}  # Totals of steps that were not timed.
     self.restart_clock()
 
-  def restart_clock(self):
+  def restart_clock(self) -> None:
     self._since = time.monotonic()
 
   @contextlib.contextmanager
-  def paused(self):
+  def paused(self) -> Iterator[None]:
     """Takes what is done inside for no part of the steps' time."""
     paused_at = time.monotonic()
     yield
     self._since += time.monotonic() - paused_at
 
-  def add(self, metrics):
+  def add(self, metrics: Mapping[str, jax.Array]) -> None:
     self._waiting.append(metrics)
 
-  def get_state(self):
+  def get_state(self) -> dict[str, float]:
     """What was added since the last report, as JSON takes it."""
     for item in jax.device_get(self._waiting):
       weight = float(item['weight'])
@@ -136,11 +138,11 @@ class Meter:
     self._waiting = []
     return dict(self._totals)
 
-  def set_state(self, state):
+  def set_state(self, state: Mapping[str, float]) -> None:
     """Goes on from where `get_state` was called."""
     self._totals, self._before = dict(state), dict(state)
 
-  def report(self):
+  def report(self) -> dict[str, float]:
     """Means over the steps since the last report, those of losses by their weights."""
     totals = self.get_state()
     weight, steps = totals.pop('weight'), totals.pop('steps')
@@ -165,7 +167,7 @@ SHOWN = ('loss', 'accuracy', 'validation_loss', 'tokens_per_second', 'examples_p
 class _Events:
   """TensorBoard's events of a run that goes on after `first_step`."""
 
-  def __init__(self, workdir, first_step):
+  def __init__(self, workdir: str | os.PathLike, first_step: int):
     # Brings TensorFlow with it, hence not at the top.
     from tensorboard.compat.proto import event_pb2
     from tensorboard.plugins.scalar import summary_v2
@@ -178,14 +180,14 @@ class _Events:
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(first_step + 1, session_log=start)
 
-  def add_scalar(self, name, value, step):
+  def add_scalar(self, name: str, value: float, step: int) -> None:
     self._add(step, summary=self._summary(name, value))
 
-  def _add(self, step, **content):
+  def _add(self, step: int, **content: Any) -> None:
     self._writer.add_event(self._event(wall_time=time.time(), step=step, **content))
 
 
-def _lines_until(path, last_step):
+def _lines_until(path: Path, last_step: int) -> bytes:
   """The lines of a metrics file of steps up to `last_step`, as they are; damaged ones left out."""
   try:
     lines = path.read_bytes().split(b'\n')

@@ -7,12 +7,35 @@ reasonable to go on with, but half an epoch of one is no half of the other's.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
 
 from calm.models import parameters
+from calm.training import losses
 from calm.training.guards import all_processes, reason
 
 
-def standing(batches, meter, seconds, held=None):
+class Stream(Protocol):
+  """Batches without end, rows first, that know where they stand.
+
+  It may have `settings`, a dict in JSON of what its states depend on.
+  """
+
+  def __next__(self) -> Mapping[str, np.ndarray]:
+    """The next batch."""
+
+  def get_state(self) -> Any:
+    """Where it stands, as JSON takes it."""
+
+  def set_state(self, state: Any) -> None:
+    """Goes on from where `get_state` was called."""
+
+
+def standing(
+  batches: Stream, meter: Mapping[str, float], seconds: float, held: str | None = None
+) -> dict[str, Any]:
   """What a checkpoint keeps of a run.
 
   Args:
@@ -26,13 +49,13 @@ def standing(batches, meter, seconds, held=None):
   return found if held is None else {**found, 'frozen': held}
 
 
-def held_by(objective):
+def held_by(objective: losses.Objective) -> str | None:
   """The fingerprint of what an objective holds frozen, wherever it was read; None for nothing."""
   frozen = getattr(objective, 'frozen', None)
   return None if frozen is None else parameters.fingerprint(frozen)
 
 
-def check_held(saved, held):
+def check_held(saved: Mapping[str, Any], held: str | None) -> None:
   """Raises a ValueError unless a run so far held what it holds now, or does not say.
 
   Args:
@@ -47,7 +70,7 @@ def check_held(saved, held):
     )
 
 
-def check(saved):
+def check(saved: Any) -> None:
   """Raises ValueError, with what is wrong, unless `saved` is what `standing` made."""
   if not isinstance(saved, dict):
     raise ValueError('its progress is no JSON object')
@@ -66,7 +89,7 @@ def check(saved):
       raise ValueError(f'its progress cannot have {name} {str(saved.get(name))[:80]}')
 
 
-def find_place(batches, saved):
+def find_place(batches: Stream, saved: Mapping[str, Any]) -> str | None:
   """Moves a stream to where it stood in a run, if it is the run's stream, in all processes alike.
 
   Args:
@@ -90,7 +113,7 @@ def find_place(batches, saved):
   return ', '.join(changes) or 'another process reads another stream'
 
 
-def _changes(before, now):
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
   """What differs between two settings, of what both know, in words."""
   different = [name for name in before if name in now and before[name] != now[name]]
   return [
@@ -101,9 +124,9 @@ def _changes(before, now):
   ]
 
 
-def _settings(batches):
+def _settings(batches: Stream) -> dict[str, Any]:
   return dict(getattr(batches, 'settings', {}))
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
   return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,14 +5,16 @@ Everything beyond placing the inputs is left to XLA's partitioner (GSPMD).
 
 import functools
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def make_mesh(model_parallelism=1):
+def make_mesh(model_parallelism: int = 1) -> Mesh:
   """A mesh of all devices of all processes, `model_parallelism` of them sharing each parameter.
 
   Raises:
@@ -25,17 +27,17 @@ def make_mesh(model_parallelism=1):
   return jax.make_mesh((count // model_parallelism, model_parallelism), ('data', 'model'), kinds)
 
 
-def replicated(mesh):
+def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of what every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def rows(mesh):
+def rows(mesh: Mesh) -> NamedSharding:
   """The sharding of batches: rows over 'data'."""
   return NamedSharding(mesh, PartitionSpec('data'))
 
 
-def by_rules(mesh, rules, tree):
+def by_rules(mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]], tree: Any) -> Any:
   """Shardings for a tree of arrays or shapes, by the first of `rules` found in an array's path.
 
   Made for parameters and the optimizer's copies of them alike. What no rule fits is replicated,
@@ -43,7 +45,7 @@ def by_rules(mesh, rules, tree):
   does not divide.
   """
 
-  def sharding(path, leaf):
+  def sharding(path: jax.tree_util.KeyPath, leaf: Any) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     for pattern, spec in rules:
       if re.search(pattern, name) and len(spec) == len(leaf.shape):
@@ -55,7 +57,9 @@ def by_rules(mesh, rules, tree):
   return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def place_batch(mesh, batch, num_microbatches=1):
+def place_batch(
+  mesh: Mesh, batch: Mapping[str, np.ndarray], num_microbatches: int = 1
+) -> dict[str, jax.Array]:
   """Puts this process's rows of a batch on its devices: global arrays, rows over 'data'.
 
   Processes whose devices hold other rows than their own, as when 'model' reaches over several of
@@ -85,7 +89,7 @@ def place_batch(mesh, batch, num_microbatches=1):
 
 
 @functools.cache
-def _rows_stay(mesh):
+def _rows_stay(mesh: Mesh) -> bool:
   """Whether the p-th part of the rows belongs on the devices of process p, and on no others."""
   owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
   in_order = np.arange(mesh.shape['data']) * jax.process_count() // mesh.shape['data']

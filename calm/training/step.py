@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -9,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
-from calm.training import sharding
+from calm.training import losses, sharding
+from calm.training.optimizers import Optimizer
 
 
 @flax.struct.dataclass
@@ -22,13 +25,22 @@ class TrainState:
   opt_state: Any
 
 
-def init_state(objective, optimizer, key, params=None):
+def init_state(
+  objective: losses.Objective, optimizer: Optimizer, key: jax.Array, params: Any = None
+) -> TrainState:
   """A TrainState at step 0, with fresh parameters unless `params` are given."""
   params = objective.init(key) if params is None else params
   return TrainState(jnp.int32(0), params, optimizer.transformation.init(params))
 
 
-def train_step(objective, optimizer, num_microbatches, state, batch, key):
+def train_step(
+  objective: losses.Objective,
+  optimizer: Optimizer,
+  num_microbatches: int,
+  state: TrainState,
+  batch: losses.Batch,
+  key: jax.Array,
+) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update from a batch of arrays[B, ...]; returns (state, metrics), to be jitted.
 
   Gradients of summed losses are summed over micro-batches and devices and divided once by the
@@ -37,7 +49,7 @@ def train_step(objective, optimizer, num_microbatches, state, batch, key):
   step_key = jax.random.fold_in(key, state.step)
   gradient = jax.value_and_grad(objective, has_aux=True)
 
-  def one(microbatch, number):
+  def one(microbatch: losses.Batch, number: jax.typing.ArrayLike) -> Any:
     return gradient(state.params, microbatch, jax.random.fold_in(step_key, number))
 
   if num_microbatches == 1:
@@ -70,7 +82,15 @@ def train_step(objective, optimizer, num_microbatches, state, batch, key):
 class Trainer:
   """The compiled step and initial state of one objective and optimizer on one mesh."""
 
-  def __init__(self, objective, optimizer, *, mesh, num_microbatches=1, seed=0):
+  def __init__(
+    self,
+    objective: losses.Objective,
+    optimizer: Optimizer,
+    *,
+    mesh: Mesh,
+    num_microbatches: int = 1,
+    seed: int = 0,
+  ):
     self.mesh = mesh
     self._objective, self._optimizer, self._seed = objective, optimizer, seed
     self._num_microbatches = num_microbatches
@@ -88,12 +108,16 @@ class Trainer:
       held = sharding.by_rules(mesh, objective.partition_rules, self._frozen)
       self._frozen = _placed(self._frozen, held)
 
-    def step(objective, state, batch, key):
+    def step(
+      objective: losses.Objective, state: TrainState, batch: losses.Batch, key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
       return train_step(objective, optimizer, num_microbatches, state, batch, key)
 
     step.__name__ = train_step.__name__  # Which the terminal shows when it is compiled.
 
-    def validation_sums(objective, params, batch):
+    def validation_sums(
+      objective: losses.Objective, params: Any, batch: losses.Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
       return objective(params, batch)
 
     params = self._shardings.params
@@ -102,11 +126,16 @@ class Trainer:
     # Compiled, since keys cannot be put on the devices of other processes.
     self.key = jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), 1), out_shardings=whole)()
 
-  def place(self, batch):
+  def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Puts this process's rows of a batch of numpy arrays where `step` and `sums` take them."""
     return sharding.place_batch(self.mesh, batch, self._num_microbatches)
 
-  def check(self, state, batch, validation=None):
+  def check(
+    self,
+    state: TrainState,
+    batch: losses.Batch,
+    validation: Sequence[Mapping[str, np.ndarray]] | None = None,
+  ) -> None:
     """Raises whatever the first step and validation would for settings or batches that cannot be.
 
     Args:
@@ -114,19 +143,21 @@ class Trainer:
       batch: its batch, from `place`.
       validation: the batches to be validated on, not placed; None if there are none.
     """
-    rate = float(self._optimizer.learning_rate(int(state.step)))
+    rate = float(np.asarray(self._optimizer.learning_rate(int(state.step))))
     if not np.isfinite(rate):
       raise ValueError(f'The learning rate after {int(state.step)} steps is {rate}.')
     self.step.eval_shape(state, batch, self.key)
     for held in validation or ():
       self.sums.eval_shape(state.params, self.place(held))
 
-  def _compiled(self, function, shardings, out_shardings, donated=None):
+  def _compiled(
+    self, function: Callable, shardings: tuple, out_shardings: Any, donated: int | None = None
+  ) -> Any:
     """`function` of the objective and of what has `shardings`, compiled for the latter.
 
     What the objective holds frozen is an argument of the program, not a constant in it.
     """
-    objective = self._objective
+    objective: Any = self._objective  # With `holding` where it holds anything.
     if self._frozen is None:
       return jax.jit(
         functools.partial(function, objective),
@@ -135,7 +166,7 @@ class Trainer:
         donate_argnums=donated,
       )
 
-    def given(frozen, *rest):
+    def given(frozen: Any, *rest: Any) -> Any:
       return function(objective.holding(frozen), *rest)
 
     given.__name__ = function.__name__
@@ -147,7 +178,7 @@ class Trainer:
     )
     return _Given(program, self._frozen)
 
-  def init(self, params=None):
+  def init(self, params: Any = None) -> TrainState:
     """State at step 0, made on the devices it belongs on; `params` take the place of fresh ones."""
     if params is not None:
       params = _placed(params, self._shardings.params)
@@ -162,14 +193,14 @@ class _Given:
   program: Any
   first: Any
 
-  def __call__(self, *rest):
+  def __call__(self, *rest: Any) -> Any:
     return self.program(self.first, *rest)
 
-  def eval_shape(self, *rest):
+  def eval_shape(self, *rest: Any) -> Any:
     return self.program.eval_shape(self.first, *rest)
 
 
-def _placed(tree, shardings):
+def _placed(tree: Any, shardings: Any) -> Any:
   """Arrays of the host, put where `shardings` say."""
   return jax.tree.map(
     lambda value, where: jax.make_array_from_callback(
