@@ -8,11 +8,12 @@ place in the stream is a few numbers that are saved with a checkpoint.
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+import seqio
 
 from calm import notices, storage
 from calm.settings import Count, Natural, Seed, check
@@ -170,7 +171,7 @@ class BatchIterator:
     self._make_features = make_features
     self._shard_index, self._num_shards = shard_index, num_shards
 
-  def __iter__(self):
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -185,7 +186,7 @@ class BatchIterator:
     """Where the stream stands, as JSON takes it."""
     return json.loads(json.dumps(self._iterator.get_state()))
 
-  def set_state(self, state: Mapping[str, Any]):
+  def set_state(self, state: Mapping[str, Any]) -> None:
     """Goes on from where `get_state` was called, on a stream of the same settings and data."""
     self._iterator.set_state(dict(state))
 
@@ -196,14 +197,16 @@ class _Rows:
 
   columns: Columns
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(next(iter(self.columns.values())))
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
     return {name: column[index] for name, column in self.columns.items()}
 
 
-def _tokenised(task, split, lengths, truncate, vocab_size):
+def _tokenised(
+  task: seqio.Task, split: str, lengths: Mapping[str, int], truncate: bool, vocab_size: int | None
+) -> dict[str, RaggedArray]:
   """All examples of a split as columns, in memory; says what their texts lose."""
   what = f'{task.name}, split {split}'
   begun = f'Tokenising {what}.'
@@ -247,7 +250,9 @@ def _digest(drawn: Sequence[Columns]) -> str:
   return storage.checksum(''.join(parts).encode())
 
 
-def _row_of_one(columns, lengths):
+def _row_of_one(
+  columns: Mapping[str, np.ndarray], lengths: Mapping[str, int]
+) -> dict[str, np.ndarray]:
   """One example as a row of its own, with the names that packing gives."""
   row = {}
   for name, length in lengths.items():
@@ -258,7 +263,7 @@ def _row_of_one(columns, lengths):
   return row
 
 
-def shard(index, count, batch_size):
+def shard(index: int | None, count: int | None, batch_size: int) -> tuple[int, int]:
   """(which part, of how many); this JAX process's, if one is not given."""
   if index is None or count is None:
     import jax  # Only to ask which process this is.

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from calm import storage
 from calm.tasks import templates
 
@@ -19,7 +21,7 @@ class _Texts:
 
   fields: tuple[str, ...]  # of the texts, in order; encoders take one or two
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     _check_names(self, 'fields', least=1)
 
   def texts(self, record: Mapping[str, Any]) -> dict[str, str]:
@@ -62,7 +64,7 @@ class Classification(_Texts):
   labels: tuple[str, ...]  # the names of labels 0, 1, ...
   label_field: str = 'label'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     _check_names(self, 'labels', least=2)
 
@@ -95,7 +97,7 @@ class Classification(_Texts):
     """The name of a label; '' of None."""
     return '' if label is None else self.labels[label]
 
-  def answer(self, outputs) -> str:
+  def answer(self, outputs: np.ndarray) -> str:
     """The name of the largest of outputs[num_outputs]."""
     return self.labels[int(outputs.argmax())]
 
@@ -112,7 +114,7 @@ class Regression(_Texts):
   highest: float = math.inf
   label_field: str = 'label'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     if not self.lowest < self.highest:
       raise ValueError(f'lowest ({self.lowest}) must be below highest ({self.highest}).')
@@ -148,7 +150,7 @@ class Regression(_Texts):
     """A number in digits; '' of None."""
     return '' if label is None else repr(label)
 
-  def answer(self, outputs) -> str:
+  def answer(self, outputs: np.ndarray) -> str:
     """outputs[1] in digits."""
     return repr(round(float(outputs[0]), 6))
 
@@ -164,7 +166,7 @@ def why_unlabelled(form: Form, record: Mapping[str, Any]) -> str:
   return f'there is no label: no field {form.label_field!r} (LABEL_FIELD), only {known}'
 
 
-def _check_names(form, what, least):
+def _check_names(form: _Texts, what: str, least: int) -> None:
   names = getattr(form, what)
   if isinstance(names, str) or len(names) < least or len(set(names)) < len(names):
     macro = {'fields': 'FIELDS', 'labels': 'LABEL_NAMES'}[what]

@@ -44,7 +44,7 @@ def task(
   sizes = dict(zip(SPLITS, (num_train, num_validation, num_test), strict=True))
   pairs = draw_pairs(sum(sizes.values()), max_digits, seed)
 
-  def read(split):
+  def read(split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     start = sum(sizes[earlier] for earlier in SPLITS[: SPLITS.index(split)])
     yield from _records(f'{name} {split}', pairs[start : start + sizes[split]])
 

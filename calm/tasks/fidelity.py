@@ -81,18 +81,18 @@ class Losses:
     for line in self.lines():
       storage.warn(line, once=True)
 
-  def _add(self, feature, kind, first):
+  def _add(self, feature: str, kind: str, first: str) -> None:
     self._counts[feature, kind] += 1
     self._first.setdefault((feature, kind), first)
 
 
-def _unknown(vocabulary, text):
+def _unknown(vocabulary: seqio.Vocabulary, text: str) -> str:
   """The characters of a text that a vocabulary does not know, as far as they can be told alone."""
   found = [one for one in dict.fromkeys(text) if vocabulary.unk_id in vocabulary.encode(one)]
   return storage.shortened(', '.join(map(repr, found)), 80) or storage.shown(text, 80)
 
 
-def _difference(text, back):
+def _difference(text: str, back: str) -> str:
   """Both texts where they begin to differ."""
   pairs = enumerate(zip(text, back, strict=False))
   same = next((i for i, (a, b) in pairs if a != b), min(len(text), len(back)))

@@ -61,7 +61,7 @@ def task(
     Template(inputs), Template(targets), tuple(map(Template, several)), dict(labels or {})
   )
 
-  def read(split):
+  def read(split: str) -> Iterator[dict[str, Any]]:
     for where, record in read_records(paths[split], macro=f'{split.upper()}_FILE'):
       try:
         yield {**form.fill(record), 'where': where}
@@ -90,7 +90,7 @@ class _Form:
   references: tuple[Template, ...]
   labels: dict[str, Any]
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     templates = (self.inputs, self.targets, *self.references)
     fields = {field for template in templates for field in template.fields}
     for field, names in self.labels.items():
@@ -120,7 +120,7 @@ class _Form:
       },
     }
 
-  def fill(self, record):
+  def fill(self, record: Mapping[str, Any]) -> dict[str, Any]:
     targets = self.targets.fill(record, self.labels)
     several = [one for t in self.references for one in t.fill_all(record, self.labels)]
     example: dict[str, Any] = {

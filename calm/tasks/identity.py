@@ -57,7 +57,7 @@ def describe_vocabulary(vocabulary: seqio.Vocabulary) -> dict[str, Any]:
   return described
 
 
-def _form(source):
+def _form(source: seqio.DataSource) -> dict[str, Any]:
   """What a source tells of itself."""
   form: Mapping[str, Any] | None = getattr(source, 'form', None)
   if form is not None:
@@ -72,7 +72,7 @@ def _form(source):
   return described
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
   """A setting as JSON takes it, a file by its content; () if it is no plain value."""
   if isinstance(value, str) and tf.io.gfile.exists(value) and not tf.io.gfile.isdir(value):
     return {'content': _content(value)}
@@ -83,6 +83,6 @@ def _plain(value):
   return value if isinstance(value, str | bool | int | float) or value is None else ()
 
 
-def _content(path):
+def _content(path: str) -> str:
   with tf.io.gfile.GFile(path, 'rb') as file:
     return fingerprints.fingerprint(file.read())

@@ -47,7 +47,9 @@ class LabelledSource(seqio.FunctionDataSource):
       except FieldError as error:
         raise ValueError(f'{where}: {error}') from None
 
-  def _dataset(self, split, shuffle_files=False, seed=None):
+  def _dataset(
+    self, split: str, shuffle_files: bool = False, seed: int | None = None
+  ) -> tf.data.Dataset:
     del shuffle_files, seed  # Records come in their own order.
     texts = {field: tf.TensorSpec([], tf.string) for field in self.labels.fields}
     return tf.data.Dataset.from_generator(
@@ -117,7 +119,7 @@ def from_public(name: str, *, tfds_data_dir: str | None = None) -> seqio.Task:
   """
   form, listed = _form_of(name), public.TASKS[name]
 
-  def read(split):
+  def read(split: str) -> Records:
     found = public.records(name, split, tfds_data_dir=tfds_data_dir)
     yield from ((f'{name} {split} example {i}', record) for i, record in enumerate(found))
 
@@ -148,7 +150,7 @@ def labels_of(task: seqio.Task) -> Form:
   return source_of(task).labels
 
 
-def _form_of(name):
+def _form_of(name: str) -> Form:
   """The texts and labels of a public task, as a classifier sees them."""
   forms = {key: one.labels for key, one in public.TASKS.items() if one.labels is not None}
   if name not in forms:

@@ -28,7 +28,7 @@ class EncodedTexts:
   token_types: RaggedArray  # int32, as long
   labels: np.ndarray  # int32[n], or float32[n] of a regression
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.tokens)
 
   def rows(self, indices: np.ndarray) -> 'EncodedTexts':
@@ -139,7 +139,7 @@ class LengthSortedBatches:
     """Where the stream stands, as JSON takes it."""
     return {'number': self._number}
 
-  def set_state(self, state: Mapping[str, int]):
+  def set_state(self, state: Mapping[str, int]) -> None:
     """Goes on from where `get_state` was called, on a stream of the same settings and data."""
     self._number = int(state['number'])
 

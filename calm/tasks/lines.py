@@ -110,7 +110,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 class _Remote(io.RawIOBase):
   """A file of TensorFlow's file systems as Python reads files."""
 
-  def __init__(self, path):
+  def __init__(self, path: str):
     import tensorflow as tf
 
     self._file = tf.io.gfile.GFile(path, 'rb')
@@ -119,15 +119,15 @@ class _Remote(io.RawIOBase):
     except tf.errors.OpError as error:
       raise OSError(0, error.message.partition('\n')[0]) from None
 
-  def readable(self):
+  def readable(self) -> bool:
     return True
 
-  def readinto(self, buffer):
+  def readinto(self, buffer: Any) -> int:
     content = self._file.read(len(buffer))
     buffer[: len(content)] = content
     return len(content)
 
-  def close(self):
+  def close(self) -> None:
     self._file.close()
     super().close()
 
@@ -157,7 +157,7 @@ def text_lines(file: BinaryIO | gzip.GzipFile, name: str) -> Iterator[Line]:
     ) from None
 
 
-def _not_utf8(line, number, error):
+def _not_utf8(line: bytes, number: int, error: UnicodeDecodeError) -> str:
   for begin, what in _OTHERS.items() if number == 1 else ():
     if line.startswith(begin):
       return f'the file looks like {what}'
@@ -182,17 +182,17 @@ def records(found: Iterable[Line], form: str, example: str = '{"en": "..."}') ->
 class _Blank:
   """Counts the blank lines before a last record."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.where, self.count, self.skipped = '', 0, 0
 
-  def add(self, where):
+  def add(self, where: str) -> None:
     self.where = self.where or where
     self.count += 1
 
-  def record(self):
+  def record(self) -> None:
     self.skipped = self.count
 
-  def say(self):
+  def say(self) -> None:
     if self.skipped:
       file, _, line = self.where.rpartition(':')
       lines = 'line' if self.skipped == 1 else 'lines'
@@ -222,7 +222,7 @@ def json_records(found: Iterable[Line], example: str) -> Iterator[Record]:
   blank.say()
 
 
-def _table(rows) -> Iterator[Record]:
+def _table(rows: Iterable[tuple[str, list[str]]]) -> Iterator[Record]:
   """Records of rows of columns, whose names are the first row."""
   header = None
   for where, columns in rows:
@@ -237,7 +237,7 @@ def _table(rows) -> Iterator[Record]:
       yield where, dict(zip(header, columns, strict=True))
 
 
-def _tsv_rows(found):
+def _tsv_rows(found: Iterable[Line]) -> Iterator[tuple[str, list[str]]]:
   blank = _Blank()
   for where, line in found:
     if line.strip(' '):  # Tabs alone are a row of empty texts.
@@ -248,11 +248,11 @@ def _tsv_rows(found):
   blank.say()
 
 
-def _csv_rows(found):
+def _csv_rows(found: Iterable[Line]) -> Iterator[tuple[str, list[str]]]:
   """Rows of comma-separated values: quoted ones may hold commas, quotes twice, and newlines."""
   where, blank = '', _Blank()
 
-  def lines():
+  def lines() -> Iterator[str]:
     nonlocal where
     for place, line in found:
       where = where or place

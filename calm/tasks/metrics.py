@@ -9,6 +9,7 @@ words are told apart, is an argument, which gin may set.
 import collections
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import sacrebleu
@@ -20,11 +21,11 @@ from calm.tasks import words
 Targets = Sequence[str | Sequence[str]]
 
 
-def _references(target) -> list[str]:
+def _references(target: str | Sequence[str]) -> list[str]:
   return [target] if isinstance(target, str) else list(target)
 
 
-def _check(targets, predictions):
+def _check(targets: Targets, predictions: Sequence[str]) -> None:
   if len(targets) != len(predictions):
     raise ValueError(f'{len(targets)} targets for {len(predictions)} predictions.')
   if not len(targets):
@@ -34,8 +35,11 @@ def _check(targets, predictions):
       raise ValueError(f'Target {i} is an empty list: it needs a text to compare with.')
 
 
-def _streams(targets):
-  """References as sacrebleu takes them: the first of every example, the second of every, ..."""
+def _streams(targets: Targets) -> list[list[Any]]:
+  """References as sacrebleu takes them: the first of every example, the second of every, ...
+
+  None where an example has no more.
+  """
   several = [_references(target) for target in targets]
   most = max(map(len, several))
   return [[refs[i] if i < len(refs) else None for refs in several] for i in range(most)]
@@ -115,7 +119,7 @@ def rouge(
   return {name: 100 * float(np.mean(values)) for name, values in scores.items()}
 
 
-def _sentence_lines(text):
+def _sentence_lines(text: str) -> str:
   return text.replace(' . ', ' .\n')
 
 
@@ -161,7 +165,7 @@ def squad(
 def binary_f1(positive: str) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
   """F1 of one label: a metric function for tasks where `positive` is to be found."""
 
-  def f1(targets, predictions):
+  def f1(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     _check(targets, predictions)
     return {'f1': 100 * _f1_of(positive, targets, predictions)}
 
@@ -190,7 +194,7 @@ def multirc(targets: Sequence[tuple[str, str]], predictions: Sequence[str]) -> d
   return {'f1a': 100 * f1, 'em': 100 * float(np.mean(list(questions.values())))}
 
 
-def _f1_of(label, targets, predictions):
+def _f1_of(label: str, targets: Sequence[str], predictions: Sequence[str]) -> float:
   pairs = [(t == label, p == label) for t, p in zip(targets, predictions, strict=True)]
   hits = sum(t and p for t, p in pairs)
   total = sum(t for t, _ in pairs) + sum(p for _, p in pairs)
@@ -238,7 +242,7 @@ def pearson_spearman(targets: Sequence[str], predictions: Sequence[str]) -> dict
 _DECIMAL = re.compile(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*', re.IGNORECASE)
 
 
-def _number(text):
+def _number(text: str) -> float | None:
   """A finite float, or None."""
   value = float(text) if _DECIMAL.fullmatch(text) else float('inf')
   return value if np.isfinite(value) else None

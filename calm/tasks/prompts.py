@@ -6,7 +6,7 @@ record has no label, as in the test splits of GLUE, the target is empty.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -168,19 +168,19 @@ _DETERMINERS = (
 )
 
 
-def _content_words(text):
+def _content_words(text: str) -> set[str]:
   return set(text.lower().split()) - set(_DETERMINERS.split())
 
 
-def _join(record, fields, *prefixes):
+def _join(record: Mapping[str, tf.Tensor], fields: Sequence[str], *prefixes: Any) -> tf.Tensor:
   """'prefix field: text field: text'."""
   parts = [part for field in fields for part in (f'{field}:', record[field])]
   return tf.strings.join([*prefixes, *parts], ' ')
 
 
-def _word(labels, label):
+def _word(labels: Sequence[str], label: tf.Tensor) -> tf.Tensor:
   return tf.where(label < 0, '', tf.gather(tf.constant(labels), tf.maximum(label, 0)))
 
 
-def _first(texts):
+def _first(texts: tf.Tensor) -> tf.Tensor:
   return tf.strings.reduce_join(texts[:1])

@@ -41,7 +41,13 @@ class PublicTask:
     return self.regression or getattr(self.prompt, 'classification', None)
 
 
-def _glue(name, fields, labels, *metrics, splits=None):
+def _glue(
+  name: str,
+  fields: tuple[str, ...],
+  labels: tuple[str, ...],
+  *metrics: Callable,
+  splits: Mapping[str, str] | None = None,
+) -> PublicTask:
   return PublicTask(
     f'glue/{name}:2.*.*',
     prompts.ClassificationPrompt(name, Classification(fields, labels)),
@@ -50,7 +56,9 @@ def _glue(name, fields, labels, *metrics, splits=None):
   )
 
 
-def _super_glue(name, fields, labels, *metrics):
+def _super_glue(
+  name: str, fields: tuple[str, ...], labels: tuple[str, ...], *metrics: Callable
+) -> PublicTask:
   return PublicTask(
     f'super_glue/{name}:1.*.*',
     prompts.ClassificationPrompt(name, Classification(fields, labels)),
@@ -58,7 +66,7 @@ def _super_glue(name, fields, labels, *metrics):
   )
 
 
-def _wmt(data, source, target, pair):
+def _wmt(data: str, source: str, target: str, pair: str) -> PublicTask:
   prompt = prompts.Translation(source, target)
   return PublicTask(f'{data}/{pair}:1.*.*', prompt, (metric_functions.bleu,), _ALL)
 
@@ -198,7 +206,9 @@ def records(name: str, split: str, *, tfds_data_dir: str | None = None) -> Itera
     yield text.decoded(record)
 
 
-def _download(read: Callable[..., tf.data.Dataset], name: str, *args: Any, **kwargs: Any):
+def _download(
+  read: Callable[..., tf.data.Dataset], name: str, *args: Any, **kwargs: Any
+) -> tf.data.Dataset:
   """What `read` gives of a data set, which it downloads if it is not here yet."""
   try:
     with _briefly():
@@ -213,7 +223,7 @@ def _download(read: Callable[..., tf.data.Dataset], name: str, *args: Any, **kwa
 
 
 @contextlib.contextmanager
-def _briefly():
+def _briefly() -> Iterator[None]:
   """Has TensorFlow Datasets ask a host that is silent for a quarter of a minute, without a word.
 
   By itself it asks for minutes and writes a line each time; nothing public tells it otherwise.

@@ -8,7 +8,8 @@ in `deux cents` that goes before another number.
 import functools
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import seqio
 from num2words import num2words
@@ -56,7 +57,7 @@ def task(
   numbers = draw_numbers(tuple(sizes.values()), max_number, seed)
   of_split = dict(zip(SPLITS, numbers, strict=True))
 
-  def read(split):
+  def read(split: str) -> Iterator[dict[str, Any]]:
     for number in of_split[split]:
       inputs, targets = spell(number)
       where = f'{name} {split}: {number}'

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from calm import storage
@@ -43,7 +43,7 @@ class Template:
 
   template: str
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not isinstance(self.template, str):
       raise ValueError(f'A template is a text, not {storage.shown(self.template)}.')
     _ = self.parts
@@ -102,13 +102,13 @@ _BRACES = 'Braces themselves are written {{ and }}.'
 _FIELD = re.compile(r'([^\[\]{}|]+(?:\[[^\[\]{}|]+\])*)(?:\|([^{}]*))?')
 
 
-def _next_brace(text):
+def _next_brace(text: str) -> tuple[str, str, str]:
   """(text before it, the brace, doubled if it is, text after it)."""
   found = re.search(r'\{\{|\}\}|\{|\}', text)
   return (text[: found.start()], found[0], text[found.end() :]) if found else (text, '', '')
 
 
-def _field(inside, template):
+def _field(inside: str, template: str) -> Field:
   """Reads 'a[b][0]' or 'a[b][0]|default'."""
   found = _FIELD.fullmatch(inside)
   if not found:
@@ -125,7 +125,7 @@ def _field(inside, template):
   return Field(path, found[2])
 
 
-def _value(field, record):
+def _value(field: Field, record: Mapping[str, Any]) -> Any:
   """What a record has for a field, or else its default."""
   if field.default is None:
     return lookup(record, field.path)
@@ -136,14 +136,14 @@ def _value(field, record):
   return field.default if value is None or value == [] else value
 
 
-def _filled(field, record, labels):
+def _filled(field: Field, record: Mapping[str, Any], labels: Mapping[str, Any]) -> str:
   value = _value(field, record)
   if field.default is not None and value is field.default:
     return value
   return _text(field.path, value, labels)
 
 
-def _name(path):
+def _name(path: Sequence[str]) -> str:
   return path[0] + ''.join(f'[{key}]' for key in path[1:])
 
 
@@ -176,7 +176,9 @@ def lookup(record: Mapping[str, Any], path: Sequence[str]) -> Any:
   return value
 
 
-def _text(path, value, labels, field=None):
+def _text(
+  path: Sequence[str], value: Any, labels: Mapping[str, Any], field: Sequence[str] | None = None
+) -> str:
   """A field's value as text: through its labels if it has some."""
   name = _name(field or path)
   if name in labels:
@@ -189,7 +191,7 @@ def _text(path, value, labels, field=None):
   raise FieldError(f'{_name(path)} is {kind}, not a text or number; as in {{name[key][0]}}?')
 
 
-def _listed(names):
+def _listed(names: Iterable[Any]) -> str:
   return storage.shortened(', '.join(map(repr, names)), 400) or 'none'
 
 
@@ -200,7 +202,7 @@ def as_whole(value: Any) -> Any:
   return value
 
 
-def _label(name, value, names):
+def _label(name: str, value: Any, names: Any) -> str:
   if isinstance(names, Mapping):
     for key in (value, str(value)) if isinstance(value, str | int | float) else ():
       if key in names:

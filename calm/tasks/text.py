@@ -53,7 +53,9 @@ class PythonSource(seqio.FunctionDataSource):
     self.origins = dict(origins or {})
     super().__init__(self._dataset, splits, num_input_examples, caching_permitted=False)
 
-  def _dataset(self, split, shuffle_files=False, seed=None):
+  def _dataset(
+    self, split: str, shuffle_files: bool = False, seed: int | None = None
+  ) -> tf.data.Dataset:
     del shuffle_files, seed  # Examples come in their own order.
     return tf.data.Dataset.from_generator(
       lambda: iter(self.read(split)), output_signature=_SIGNATURE
@@ -89,13 +91,15 @@ def task(
   )
 
 
-def check_name(name: str):
+def check_name(name: str) -> None:
   """Raises a ValueError for a name that seqio takes for no task."""
   if not re.fullmatch(r'[\w.:]+', name):
     raise ValueError(f'Task name {name!r} (TASK_NAME): letters, digits, _ . and : are allowed.')
 
 
-def references(text, example=None, is_target=False):
+def references(
+  text: str, example: Mapping[str, Any] | None = None, is_target: bool = False
+) -> str | list[str]:
   """The texts that metrics compare: of a target its references, of a prediction the text itself.
 
   A target with a single reference is a str, one with several a list of str.
@@ -106,7 +110,7 @@ def references(text, example=None, is_target=False):
   return texts[0] if len(texts) == 1 else texts
 
 
-def check_split(task: seqio.Task, split: str):
+def check_split(task: seqio.Task, split: str) -> None:
   """Raises a ValueError if the task has no such split."""
   try:
     splits = task.splits
@@ -141,7 +145,7 @@ def before_tokenization(task: seqio.Task) -> list[Callable] | None:
   return steps[:-2] if tuple(steps[-2:]) in ends else None
 
 
-def check_form(task: seqio.Task):
+def check_form(task: seqio.Task) -> None:
   """Raises a ValueError unless the task makes text of records, then tokenises and ends it."""
   if isinstance(task, seqio.Mixture):
     raise ValueError(f'{task.name!r} is a mixture, and one of its tasks is needed here.')
@@ -183,7 +187,7 @@ def examples(task: seqio.Task, split: str) -> Iterator[dict[str, Any]]:
     yield _renamed(found)
 
 
-def _renamed(example):
+def _renamed(example: Mapping[str, Any]) -> dict[str, Any]:
   return {f'{key}_pretokenized' if key in FEATURES else key: v for key, v in example.items()}
 
 

@@ -32,10 +32,10 @@ class RaggedArray:
     values = np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(lengths.sum()))
     return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
 
-  def __len__(self):
+  def __len__(self) -> int:
     return len(self.offsets) - 1
 
-  def __getitem__(self, index):
+  def __getitem__(self, index: int) -> np.ndarray:
     return self.values[self.offsets[index] : self.offsets[index + 1]]
 
 

@@ -7,8 +7,10 @@ could run as code: it is never opened.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
@@ -52,7 +54,7 @@ class Files:
   token_types: bool  # whether the network is told which text of a pair a token belongs to
 
 
-def read(directory) -> Files:
+def read(directory: str | os.PathLike) -> Files:
   """The tokenizer in a directory; of sentence-transformers, in the folder of the network.
 
   Padding and truncation that tokenizer.json may carry are switched off. Where it differs from
@@ -85,7 +87,7 @@ def read(directory) -> Files:
 class _Settings:
   """What tokenizer_config.json and the files of tokens beside it say."""
 
-  def __init__(self, folder):
+  def __init__(self, folder: Path):
     self.path = folder / CONFIG
     self.values = storage.read_json(self.path) if self.path.is_file() else {}
     stated = {}
@@ -103,14 +105,14 @@ class _Settings:
         'their end (right).'
       )
 
-  def flag(self, name, default=None):
+  def flag(self, name: str, default: bool | None = None) -> bool | None:
     """true or false, or `default` where it is absent or null."""
     value = self.values.get(name)
     if value is not None and not isinstance(value, bool):
       raise ValueError(f'{self.path}: {name} is {value!r}; it must be true or false.')
     return default if value is None else value
 
-  def require_class(self, vocabulary):
+  def require_class(self, vocabulary: str) -> None:
     """Refuses a tokenizer that is more than its vocabulary."""
     name = self.values.get('tokenizer_class')
     if name is not None and name not in _CLASSES[vocabulary]:
@@ -119,13 +121,13 @@ class _Settings:
         f'it with transformers as {WHOLE}.'
       )
 
-  def _list(self, name, default):
+  def _list(self, name: str, default: list[str]) -> list[str]:
     value = self.values.get(name)
     if value is not None and not isinstance(value, list):
       raise ValueError(f'{self.path}: {name} is {value!r}; it must be a list.')
     return default if value is None else value
 
-  def _added(self, path):
+  def _added(self, path: Path) -> dict[int, AddedToken]:
     """Tokens beside the vocabulary by number, from either of the files that may list them."""
     found = {}
     if path.is_file():
@@ -136,17 +138,17 @@ class _Settings:
     return dict(sorted(found.items()))
 
 
-def _added_token(entry):
+def _added_token(entry: Mapping[str, Any]) -> AddedToken:
   flags = {name: bool(entry.get(name)) for name in ('single_word', 'lstrip', 'rstrip', 'special')}
   return AddedToken(entry['content'], **flags, normalized=bool(entry.get('normalized', True)))
 
 
-def _content(token):
+def _content(token: Any) -> str:
   """The text of a token that may be written with its settings."""
   return str(token['content'] if isinstance(token, dict) and 'content' in token else token)
 
 
-def _whole(path):
+def _whole(path: Path) -> tokenizers.Tokenizer:
   tokenizer = _made(path, lambda: tokenizers.Tokenizer.from_str(path.read_text(encoding='utf-8')))
   if not isinstance(tokenizer.model, models.WordPiece | models.BPE):
     kind = type(tokenizer.model).__name__
@@ -156,7 +158,7 @@ def _whole(path):
   return tokenizer
 
 
-def _wordpiece(path, settings):
+def _wordpiece(path: Path, settings: _Settings) -> tokenizers.Tokenizer:
   settings.require_class(WORDPIECE_VOCABULARY)
   words = _made(path, lambda: path.read_text(encoding='utf-8')).split('\n')
   words = words[:-1] if words[-1] == '' else words
@@ -164,14 +166,16 @@ def _wordpiece(path, settings):
   special = settings.special
   _require(path, vocabulary, [token for name, token in special.items() if name != 'mask_token'])
   tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=special['unk_token']))
-  tokenizer.normalizer = normalizers.BertNormalizer(lowercase=settings.flag('do_lower_case', True))
+  tokenizer.normalizer = normalizers.BertNormalizer(
+    lowercase=bool(settings.flag('do_lower_case', True))
+  )
   _normalize_as_told(tokenizer, settings)
   tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
   _add_tokens(path, tokenizer, settings)
   return tokenizer
 
 
-def _byte_level(folder, settings):
+def _byte_level(folder: Path, settings: _Settings) -> tokenizers.Tokenizer:
   settings.require_class(BPE_VOCABULARY)
   path, merges = folder / BPE_VOCABULARY, folder / BPE_MERGES
   vocabulary = storage.read_json(path)
@@ -186,12 +190,12 @@ def _byte_level(folder, settings):
     raise storage.DamagedError(f'{path} is damaged: a token has no number.')
   parts = _made(merges, lambda: models.BPE.read_file(str(path), str(merges)))
   tokenizer = tokenizers.Tokenizer(_made(merges, lambda: models.BPE(*parts)))
-  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(settings.flag('add_prefix_space', False))
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(bool(settings.flag('add_prefix_space', False)))
   _add_tokens(path, tokenizer, settings)
   return tokenizer
 
 
-def _made(path, make):
+def _made(path: Path, make: Callable[[], Any]) -> Any:
   """What `make` returns; whatever it raises is about the file at `path`."""
   try:
     return make()
@@ -199,13 +203,13 @@ def _made(path, make):
     raise storage.DamagedError(f'{path} is damaged, or of no kind of tokenizer.') from None
 
 
-def _require(path, vocabulary, tokens):
+def _require(path: Path, vocabulary: Collection[str], tokens: Iterable[str]) -> None:
   missing = [token for token in tokens if token not in vocabulary]
   if missing:
     raise ValueError(f'{path} lacks {", ".join(missing[:5])}.')
 
 
-def _add_tokens(path, tokenizer, settings):
+def _add_tokens(path: Path, tokenizer: tokenizers.Tokenizer, settings: _Settings) -> None:
   """Special tokens stay whole where a text holds them, as in transformers."""
   vocabulary = tokenizer.get_vocab()
   known = [token for token in settings.special.values() if token in vocabulary]
@@ -218,7 +222,7 @@ def _add_tokens(path, tokenizer, settings):
       )
 
 
-def _normalize_as_told(tokenizer, settings):
+def _normalize_as_told(tokenizer: tokenizers.Tokenizer, settings: _Settings) -> None:
   """Lets tokenizer_config.json decide about case, accents and Chinese characters."""
   normalizer = tokenizer.normalizer
   if not isinstance(normalizer, normalizers.BertNormalizer):
@@ -230,7 +234,9 @@ def _normalize_as_told(tokenizer, settings):
   tokenizer.normalizer = normalizers.BertNormalizer(**state)
 
 
-def _template(tokenizer, settings):
+def _template(
+  tokenizer: tokenizers.Tokenizer, settings: _Settings
+) -> processors.TemplateProcessing:
   """[CLS] first text [SEP] second text [SEP].
 
   So it is for DeBERTa, too, as published. transformers 5 puts two separators between its texts and

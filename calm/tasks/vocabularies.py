@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sentencepiece as sentencepiece_library
@@ -103,7 +103,7 @@ def in_workdir(workdir: str, base_workdir: str | None = None) -> str:
   return path
 
 
-def _read(path):
+def _read(path: str) -> bytes:
   with tf.io.gfile.GFile(path, 'rb') as file:
     return file.read()
 
@@ -111,13 +111,13 @@ def _read(path):
 class _SentencePieceVocabulary(seqio.SentencePieceVocabulary):
   """Says how to come by a missing file, and which one is no vocabulary."""
 
-  def _model_context(self):
+  def _model_context(self) -> Any:
     if self._model is None:
       _check_file(self.sentencepiece_model_file)
     return super()._model_context()
 
 
-def _check_file(path):
+def _check_file(path: str) -> None:
   """Raises an error that names the file, unless it is a vocabulary as this module makes them."""
   if path == T5_VOCABULARY:
     mend = 'set VOCABULARY_PATH to a copy of it, such as the spiece.model of a T5.'
@@ -211,7 +211,9 @@ def write_vocabulary(
   return path
 
 
-def _texts(task, split, max_examples) -> Iterator[tuple[str, str, str]]:
+def _texts(
+  task: seqio.Task, split: str, max_examples: int | None
+) -> Iterator[tuple[str, str, str]]:
   """(feature, text, where) of the inputs and targets that are read."""
   found = examples.read(task, split)
   for example in itertools.islice(found, max_examples):
@@ -221,7 +223,13 @@ def _texts(task, split, max_examples) -> Iterator[tuple[str, str, str]]:
     storage.warn(f'Read the first {max_examples} examples alone (max_examples).', once=True)
 
 
-def _train(task, split, texts, vocab_size, options) -> bytes:
+def _train(
+  task: seqio.Task,
+  split: str,
+  texts: Iterator[tuple[str, str, str]],
+  vocab_size: int,
+  options: Mapping[str, Any],
+) -> bytes:
   """The model that SentencePiece makes of texts."""
   keep = not options.get('remove_extra_whitespaces', True)
   sentences = (part for _, text, _ in texts for part in _parts(text, keep))
@@ -273,11 +281,11 @@ def _parts(text: str, keep_whitespace: bool) -> Iterator[str]:
     yield _joined(part, keep_whitespace)
 
 
-def _joined(words, keep_whitespace):
+def _joined(words: Sequence[str], keep_whitespace: bool) -> str:
   return ('' if keep_whitespace else ' ').join(words)
 
 
-def _say_losses(path, what, texts):
+def _say_losses(path: str, what: str, texts: Iterator[tuple[str, str, str]]) -> None:
   """Counts what the texts lose in the vocabulary at `path`, and says it."""
   vocabulary = sentencepiece(path)
   losses = fidelity.Losses(what)
@@ -290,7 +298,7 @@ def _say_losses(path, what, texts):
   losses.say()
 
 
-def _write_atomically(path, content):
+def _write_atomically(path: str, content: bytes) -> None:
   folder = os.path.dirname(path)
   if folder:
     tf.io.gfile.makedirs(folder)

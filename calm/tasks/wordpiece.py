@@ -96,7 +96,7 @@ class Tokenizer:
           encoding = self._cut(rows[i], max_length)
         yield self._encoded(encoding, length)
 
-  def _cut(self, row, max_length):
+  def _cut(self, row: Sequence[str], max_length: int) -> tokenizers.Encoding:
     """The encoding of a row whose texts are cut to `max_length` tokens in all."""
     budget = max_length - self._tokenizer.num_special_tokens_to_add(len(row) == 2)
     if budget < len(row):
@@ -110,7 +110,7 @@ class Tokenizer:
       part.truncate(length)
     return self._tokenizer.post_process(first, second[0] if second else None)
 
-  def _encoded(self, encoding, length):
+  def _encoded(self, encoding: tokenizers.Encoding, length: int) -> Encoded:
     tokens = np.array(encoding.ids, np.int32)
     types = np.array(encoding.type_ids, np.int32)
     unknown = 0 if self._unknown is None else int((tokens == self._unknown).sum())
@@ -149,7 +149,7 @@ def load(directory: str | os.PathLike) -> Tokenizer:
   return Tokenizer(tokenizer_files.read(directory))
 
 
-def _problem(row):
+def _problem(row: Any) -> str | None:
   """What keeps a row from being encoded, as the end of a sentence; None if nothing does."""
   if isinstance(row, str):
     return 'it is a text, not a tuple of one or two.'
@@ -166,5 +166,5 @@ def _problem(row):
   return None
 
 
-def _name(where, index):
+def _name(where: Sequence[str] | None, index: int) -> str:
   return f'row {index}' if where is None else where[index]

@@ -66,7 +66,7 @@ class AnswerForm:
   punctuation: str = 'ascii'  # What is dropped: SQuAD's, or 'unicode', all that is punctuation.
   lower: bool = True
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.punctuation not in ('ascii', 'unicode'):
       raise ValueError(f"punctuation is 'ascii' or 'unicode', not {self.punctuation!r}.")
     object.__setattr__(self, 'articles', tuple(self.articles))
@@ -84,7 +84,7 @@ class AnswerForm:
     return _PIECES.findall(self(text))
 
   @property
-  def _article(self):
+  def _article(self) -> regex.Pattern[str]:
     return _any_of(self.articles)
 
 
@@ -92,7 +92,7 @@ ANSWER = AnswerForm()
 
 
 @functools.cache
-def _any_of(articles):
+def _any_of(articles: Sequence[str]) -> regex.Pattern[str]:
   listed = '|'.join(map(regex.escape, articles))
   return regex.compile(rf'\b({listed})\b' if articles else r'(?!)')
 
@@ -131,8 +131,8 @@ def rouge(names: tuple[str, ...], split: Split = WORDS) -> rouge_scorer.RougeSco
 class _Tokenizer(tokenizers.Tokenizer):
   """A way to split texts, as rouge_score takes it."""
 
-  def __init__(self, split):
+  def __init__(self, split: Split):
     self._split = split
 
-  def tokenize(self, text):
+  def tokenize(self, text: str) -> list[str]:
     return self._split(text)
