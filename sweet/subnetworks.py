@@ -81,8 +81,8 @@ class Family:
     smaller(self.teacher.model)
     ours, theirs = (one.model.config for one in (self.student, self.teacher))
     check_fit(ours, theirs)
-    shapes = [parameters.shapes(one.model) for one in (self.student, self.teacher)]
-    parameters.require_fit('The teacher (TEACHER_WORKDIR)', *shapes)
+    student, teacher = (parameters.shapes(one.model) for one in (self.student, self.teacher))
+    parameters.require_fit('The teacher (TEACHER_WORKDIR)', student, teacher)
     if self.targets.cosine_weight:
       raise ValueError('cosine_weight (COSINE_WEIGHT): a family compares states by STATES_WEIGHT.')
 

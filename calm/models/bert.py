@@ -5,7 +5,7 @@ L layers, C labels. Devlin et al., https://arxiv.org/abs/1810.04805.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -26,17 +26,17 @@ class BertConfig(EncoderConfig):
 
   _sizes: ClassVar[tuple[str, ...]] = (*EncoderConfig._sizes, 'num_token_types')
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.head_size is not None and self.head_size * self.num_heads == self.emb_dim:
       object.__setattr__(self, 'head_size', None)
     super().__post_init__()
 
   @property
-  def head_dim(self):
+  def head_dim(self) -> int:
     """H."""
     return self.head_size or super().head_dim
 
-  def _check_heads(self):
+  def _check_heads(self) -> None:
     if self.head_size is None:
       super()._check_heads()
     elif self.head_size < 1:
@@ -51,7 +51,7 @@ PUBLISHED = {
 }
 
 
-def published(name='bert_base', **changes):
+def published(name: str = 'bert_base', **changes: Any) -> BertConfig:
   """The BertConfig of a published size (or 'tiny', for tests), fields replaced by `changes`.
 
   Raises:
@@ -62,11 +62,11 @@ def published(name='bert_base', **changes):
   return dataclasses.replace(PUBLISHED[name], **changes)
 
 
-def _dense(cfg, features):
+def _dense(cfg: BertConfig, features: int) -> encoder_layers.Dense:
   return encoder_layers.Dense(features, cfg.init_stddev, cfg.dtype)
 
 
-def _norm(cfg):
+def _norm(cfg: BertConfig) -> encoder_layers.LayerNorm:
   return encoder_layers.LayerNorm(cfg.norm_epsilon, cfg.dtype)
 
 
@@ -75,10 +75,10 @@ class Embeddings(nn.Module):
 
   config: BertConfig
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
 
-    def table(num_rows):
+    def table(num_rows: int) -> nn.Embed:
       init = nn.initializers.normal(cfg.init_stddev)
       return nn.Embed(num_rows, cfg.emb_dim, dtype=cfg.dtype, embedding_init=init)
 
@@ -88,7 +88,9 @@ class Embeddings(nn.Module):
     self.norm = _norm(cfg)
     self.dropout = layers.Dropout(cfg.dropout_rate)
 
-  def __call__(self, tokens, token_types, deterministic=True):
+  def __call__(
+    self, tokens: jax.Array, token_types: jax.Array, deterministic: bool = True
+  ) -> jax.Array:
     """Maps int32 tokens[B, T] and token_types[B, T] to [B, T, D]."""
     x = self.word(tokens) + self.token_type(token_types)
     positions = self.position(jnp.arange(tokens.shape[1]))
@@ -100,7 +102,7 @@ class SelfAttention(nn.Module):
 
   config: BertConfig
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.query = _dense(cfg, cfg.joined_dim)
     self.key = _dense(cfg, cfg.joined_dim)
@@ -108,7 +110,7 @@ class SelfAttention(nn.Module):
     self.out = _dense(cfg, cfg.emb_dim)
     self.dropout = layers.Dropout(cfg.attention_dropout_rate)
 
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool = True) -> jax.Array:
     """Maps x[B, T, D] to [B, T, D]; bool mask[B, S] says which keys are there."""
     cfg = self.config
     to_heads = (*x.shape[:2], cfg.num_heads, cfg.head_dim)
@@ -131,19 +133,28 @@ class Bert(Encoder):
     *PARTITION_RULES,
   )
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.embeddings = Embeddings(cfg)
     self.layers = encoder_layers.stack(cfg, SelfAttention)
     self.setup_heads('tanh')
 
-  def embed(self, tokens, mask, token_types=None, *, deterministic=True):
+  def embed(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    token_types: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """The state before the first layer, [B, T, D]; arguments and errors are those of a call."""
     del mask  # Other encoders need it here.
     self.require_positions(tokens)
     types = jnp.zeros_like(tokens) if token_types is None else token_types
     return self.embeddings(tokens, types, deterministic)
 
-  def layer(self, index, state, mask, *, deterministic=True):
+  def layer(
+    self, index: int, state: jax.Array, mask: jax.Array, *, deterministic: bool = True
+  ) -> jax.Array:
     """The state after layer `index` (from 0) of the state before it, both [B, T, D]."""
     return self.layers[index](state, mask, deterministic)

@@ -6,9 +6,10 @@ L layers, C labels, M max_relative_positions. He et al., https://arxiv.org/abs/2
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
@@ -35,7 +36,7 @@ class DebertaConfig(EncoderConfig):
   _activations: ClassVar[tuple[str, ...]] = (*EncoderConfig._activations, 'pooler_activation')
   _rates: ClassVar[tuple[str, ...]] = (*EncoderConfig._rates, 'pooler_dropout_rate')
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     object.__setattr__(self, 'position_terms', tuple(sorted(self.position_terms)))
     if self.position_terms not in ((), ('c2p',), ('p2c',), POSITION_TERMS):
@@ -52,7 +53,7 @@ PUBLISHED = {
 }
 
 
-def published(name='deberta_base', **changes):
+def published(name: str = 'deberta_base', **changes: Any) -> DebertaConfig:
   """The DebertaConfig of a published size (or 'tiny', for tests), fields replaced by `changes`.
 
   Raises:
@@ -63,7 +64,7 @@ def published(name='deberta_base', **changes):
   return dataclasses.replace(PUBLISHED[name], **changes)
 
 
-def _norm(cfg):
+def _norm(cfg: DebertaConfig) -> encoder_layers.LayerNorm:
   return encoder_layers.LayerNorm(cfg.norm_epsilon, cfg.dtype)
 
 
@@ -75,10 +76,10 @@ class Embeddings(nn.Module):
 
   config: DebertaConfig
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
 
-    def table(num_rows):
+    def table(num_rows: int) -> nn.Embed:
       init = nn.initializers.normal(cfg.init_stddev)
       return nn.Embed(num_rows, cfg.emb_dim, dtype=cfg.dtype, embedding_init=init)
 
@@ -90,7 +91,9 @@ class Embeddings(nn.Module):
     self.norm = _norm(cfg)
     self.dropout = layers.Dropout(cfg.dropout_rate)
 
-  def __call__(self, tokens, mask, token_types, deterministic=True):
+  def __call__(
+    self, tokens: jax.Array, mask: jax.Array, token_types: jax.Array, deterministic: bool = True
+  ) -> jax.Array:
     """Maps int32 tokens[B, T] and token_types[B, T] and bool mask[B, T] to [B, T, D]."""
     x = self.word(tokens)
     if self.config.absolute_positions:
@@ -112,7 +115,7 @@ class Deberta(Encoder):
     *PARTITION_RULES,
   )
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.embeddings = Embeddings(cfg)
     if cfg.position_terms:
@@ -122,14 +125,23 @@ class Deberta(Encoder):
     self.layers = encoder_layers.stack(cfg, DisentangledAttention)
     self.setup_heads(cfg.pooler_activation, cfg.pooler_dropout_rate)
 
-  def embed(self, tokens, mask, token_types=None, *, deterministic=True):
+  def embed(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    token_types: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """The state before the first layer, [B, T, D]; arguments and errors are those of a call."""
     if self.config.absolute_positions:
       self.require_positions(tokens)
     types = jnp.zeros_like(tokens) if token_types is None else token_types
     return self.embeddings(tokens, mask, types, deterministic)
 
-  def layer(self, index, state, mask, *, deterministic=True):
+  def layer(
+    self, index: int, state: jax.Array, mask: jax.Array, *, deterministic: bool = True
+  ) -> jax.Array:
     """The state after layer `index` (from 0) of the state before it, both [B, T, D]."""
     rel_embeddings = self.rel_embeddings if self.config.position_terms else None
     return self.layers[index](state, mask, deterministic, rel_embeddings)

@@ -16,7 +16,7 @@ from calm.models import encoder_layers, layers
 POSITION_TERMS = ('c2p', 'p2c')
 
 
-def skew(x, first):
+def skew(x: jax.Array, first: int) -> jax.Array:
   """Row i of x[..., T, 2T] from column `first` - i on, T entries: [..., T, T].
 
   `first` is T - 1 or T. Where the columns of x are distances this picks for each query and key the
@@ -28,11 +28,11 @@ def skew(x, first):
   return x.reshape(*x.shape[:-1], length, 2 * length - 1)[..., :length]
 
 
-def _dense(cfg, features):
+def _dense(cfg: Any, features: int) -> encoder_layers.Dense:
   return encoder_layers.Dense(features, cfg.init_stddev, cfg.dtype)
 
 
-def _product(cfg, features):
+def _product(cfg: Any, features: int) -> nn.Dense:
   init = nn.initializers.normal(cfg.init_stddev)
   return layers.dense(features, dtype=cfg.dtype, kernel_init=init)
 
@@ -45,7 +45,7 @@ class DisentangledAttention(nn.Module):
 
   config: Any  # A DebertaConfig.
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     # For each head its query, key and value.
     self.query_key_value = _product(cfg, 3 * cfg.emb_dim)
@@ -59,7 +59,9 @@ class DisentangledAttention(nn.Module):
     self.dropout = layers.Dropout(cfg.attention_dropout_rate)
     self.position_dropout = layers.Dropout(cfg.dropout_rate)
 
-  def __call__(self, x, mask, rel_embeddings, deterministic=True):
+  def __call__(
+    self, x: jax.Array, mask: jax.Array, rel_embeddings: Any, deterministic: bool = True
+  ) -> jax.Array:
     """Maps x[B, T, D] to [B, T, D].
 
     bool mask[B, S] says which keys are there; rel_embeddings[2M, D] are None without position
@@ -75,19 +77,21 @@ class DisentangledAttention(nn.Module):
     weights = self.dropout(jax.nn.softmax(scores, axis=-1).astype(cfg.dtype), deterministic)
     return self.out(jnp.einsum('NBTS,NBSH->BTNH', weights, value).reshape(x.shape))
 
-  def _by_head(self, x):
+  def _by_head(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query, key and value of x[B, T, D], each [N, B, T, H]."""
     cfg = self.config
     packed = self.query_key_value(x).reshape(*x.shape[:2], cfg.num_heads, 3, cfg.head_dim)
     query, key, value = packed.transpose(3, 2, 0, 1, 4)
 
-    def biased(heads, bias):
+    def biased(heads: jax.Array, bias: jax.Array) -> jax.Array:
       bias = jnp.asarray(bias, cfg.dtype).reshape(cfg.num_heads, 1, 1, cfg.head_dim)
       return heads + bias
 
     return biased(query, self.query_bias), key, biased(value, self.value_bias)
 
-  def _position_scores(self, query, key, rel_embeddings, deterministic):
+  def _position_scores(
+    self, query: jax.Array, key: jax.Array, rel_embeddings: jax.Array, deterministic: bool
+  ) -> jax.Array:
     """What relative positions add to the scores: float32[N, B, T, S], not yet scaled."""
     cfg = self.config
     length = query.shape[2]
@@ -106,7 +110,7 @@ class DisentangledAttention(nn.Module):
     return scores
 
 
-def _at_distances(rows, num_heads, length):
+def _at_distances(rows: jax.Array, num_heads: int, length: int) -> jax.Array:
   """rows[2 * span, D] of the nearest distances as [N, 2T, H] of the distances -T to T - 1.
 
   A distance is a query's position minus a key's; beyond the span the outermost rows repeat.
@@ -116,7 +120,7 @@ def _at_distances(rows, num_heads, length):
   return jnp.pad(heads, ((0, 0), (beyond, beyond), (0, 0)), mode='edge')
 
 
-def _products(content, positions):
+def _products(content: jax.Array, positions: jax.Array) -> jax.Array:
   """Of content[N, B, T, H] with positions[N, R, H]: [N, B, T, R]."""
   heads, rows, length, size = content.shape
   # One product of matrices for each head; XLA's own choice takes three times as long on CPU.

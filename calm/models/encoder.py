@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
@@ -66,7 +67,7 @@ class EncoderConfig:
     'classifier_dropout_rate',
   )
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     # Names arrive from gin and JSON; keep the config hashable and comparable.
     object.__setattr__(self, 'dtype', layers.dtype_of_activations(self.dtype))
     for field in self._activations:
@@ -86,16 +87,16 @@ class EncoderConfig:
         raise ValueError(f'{field} must be in [0, 1), not {getattr(self, field)}.')
 
   @property
-  def head_dim(self):
+  def head_dim(self) -> int:
     """D / N."""
     return self.emb_dim // self.num_heads
 
   @property
-  def joined_dim(self):
+  def joined_dim(self) -> int:
     """N H, of all heads of a layer together."""
     return self.num_heads * self.head_dim
 
-  def _check_heads(self):
+  def _check_heads(self) -> None:
     if self.emb_dim % self.num_heads:
       raise ValueError(f'emb_dim {self.emb_dim} is no multiple of num_heads {self.num_heads}.')
 
@@ -109,7 +110,7 @@ class Encoder(nn.Module):
 
   config: Any
 
-  def setup_heads(self, pooler_activation, pooler_dropout_rate=0.0):
+  def setup_heads(self, pooler_activation: str, pooler_dropout_rate: float = 0.0) -> None:
     """Makes the pooler and the classifier, where `config` has them; for `setup`."""
     cfg = self.config
     if cfg.pooler:
@@ -122,7 +123,14 @@ class Encoder(nn.Module):
       self.classifier_dropout = layers.Dropout(cfg.dropout_rate if rate is None else rate)
       self.classifier = encoder_layers.Dense(cfg.num_labels, cfg.init_stddev)
 
-  def __call__(self, tokens, mask, token_types=None, *, deterministic=True):
+  def __call__(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    token_types: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> tuple[jax.Array, ...]:
     """The states after each layer, L times [B, T, D].
 
     Args:
@@ -143,15 +151,24 @@ class Encoder(nn.Module):
       states.append(x)
     return tuple(states)
 
-  def embed(self, tokens, mask, token_types=None, *, deterministic=True):
+  def embed(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    token_types: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """The state before the first layer, [B, T, D]; arguments and errors are those of a call."""
     raise NotImplementedError
 
-  def layer(self, index, state, mask, *, deterministic=True):
+  def layer(
+    self, index: int, state: jax.Array, mask: jax.Array, *, deterministic: bool = True
+  ) -> jax.Array:
     """The state after layer `index` (from 0) of the state before it, both [B, T, D]."""
     raise NotImplementedError
 
-  def pool(self, state, *, deterministic=True):
+  def pool(self, state: jax.Array, *, deterministic: bool = True) -> jax.Array:
     """The pooler over the first token of the state after any layer: [B, T, D] to [B, D].
 
     Raises:
@@ -161,7 +178,7 @@ class Encoder(nn.Module):
       raise ValueError(f'This {type(self).__name__} has no pooler (config.pooler is False).')
     return self.pooler(self.pooler_dropout(state[:, 0], deterministic))
 
-  def classify(self, pooled, *, deterministic=True):
+  def classify(self, pooled: jax.Array, *, deterministic: bool = True) -> jax.Array:
     """Float32 logits[B, C] of pooled[B, D].
 
     Raises:
@@ -173,7 +190,7 @@ class Encoder(nn.Module):
     return self.classifier(pooled.astype(jnp.float32))
 
   @nn.nowrap
-  def require_positions(self, tokens):
+  def require_positions(self, tokens: jax.Array) -> None:
     """Checks that there is an embedding for each position of tokens[B, T].
 
     Raises:
@@ -184,11 +201,11 @@ class Encoder(nn.Module):
       raise ValueError(f'Rows have {length} tokens, and the model {most} positions: cut the texts.')
 
   @nn.nowrap
-  def init_params(self, key):
+  def init_params(self, key: jax.Array) -> Any:
     """Fresh float32 parameters: normal kernels and embeddings, biases of 0."""
     tokens = jnp.ones((1, 2), jnp.int32)
 
-    def everything(module, tokens):
+    def everything(module: Any, tokens: jax.Array) -> jax.Array:
       last = module(tokens, tokens > 0)[-1]
       if module.config.pooler:
         pooled = module.pool(last)

@@ -21,7 +21,7 @@ class Dense(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x[..., D] to [..., features]."""
     init = nn.initializers.normal(self.init_stddev)
     kernel = self.param('kernel', init, (x.shape[-1], self.features), jnp.float32)
@@ -41,7 +41,7 @@ class LayerNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x[..., D] to the same shape, computed in float32."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],), jnp.float32)
@@ -63,7 +63,7 @@ class FeedForward(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x[B, T, D] to [B, T, D] by way of [B, T, F]."""
     hidden = Dense(self.mlp_dim, self.init_stddev, self.dtype, name='wi')(x)
     hidden = layers.ACTIVATIONS[self.activation](hidden)
@@ -79,7 +79,7 @@ class Pooler(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps states x[..., D] to [..., D]."""
     x = Dense(self.emb_dim, self.init_stddev, self.dtype, name='dense')(x)
     return layers.ACTIVATIONS[self.activation](x)
@@ -91,7 +91,7 @@ class EncoderLayer(nn.Module):
   config: Any
   attention_kind: Any  # a module of (x, mask, what else it looks at, deterministic)
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.attention = self.attention_kind(cfg)
     self.attention_norm = LayerNorm(cfg.norm_epsilon, cfg.dtype)
@@ -99,14 +99,16 @@ class EncoderLayer(nn.Module):
     self.mlp_norm = LayerNorm(cfg.norm_epsilon, cfg.dtype)
     self.dropout = layers.Dropout(cfg.dropout_rate)
 
-  def __call__(self, x, mask, deterministic=True, *more):
+  def __call__(
+    self, x: jax.Array, mask: jax.Array, deterministic: bool = True, *more: Any
+  ) -> jax.Array:
     """Maps x[B, T, D] to [B, T, D]; bool mask[B, T] is False at padding, `more` the attention's."""
     y = self.attention(x, mask, *more, deterministic)
     x = self.attention_norm(x + self.dropout(y, deterministic))
     return self.mlp_norm(x + self.dropout(self.mlp(x), deterministic))
 
 
-def stack(config, attention_kind):
+def stack(config: Any, attention_kind: Any) -> list[EncoderLayer]:
   """The layers of an encoder, for `setup`; with config.remat, activations are computed again."""
   layer = nn.remat(EncoderLayer, static_argnums=(3,)) if config.remat else EncoderLayer
   return [layer(config, attention_kind) for _ in range(config.num_layers)]

@@ -21,7 +21,7 @@ import math
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from calm import storage
 
@@ -130,14 +130,18 @@ class Settings:
   def __contains__(self, name: str) -> bool:
     return name in self._values
 
-  def size(self, name: str, default: int = _REQUIRED, low: int = 1, high=LARGEST_SIZE) -> int:
+  def size(
+    self, name: str, default: int = _REQUIRED, low: int = 1, high: int = LARGEST_SIZE
+  ) -> int:
     """A whole number in [low, high]; `default` if it is absent."""
     value = self._get(name, default)
     if name in self and not (type(value) is int and low <= value <= high):
       self.refuse(name, f'it must be a whole number from {low} to {high}')
     return value
 
-  def number(self, name: str, default: float = _REQUIRED, low=-math.inf, high=math.inf) -> float:
+  def number(
+    self, name: str, default: float = _REQUIRED, low: float = -math.inf, high: float = math.inf
+  ) -> float:
     """A finite number in [low, high]; `default` if it is absent."""
     value = self._get(name, default)
     finite = type(value) in (int, float) and abs(value) <= sys.float_info.max
@@ -189,7 +193,7 @@ class Settings:
       self.refuse(name, f'known are {", ".join(choices)}, each at most once')
     return tuple(found)
 
-  def refuse(self, name: str, why: str):
+  def refuse(self, name: str, why: str) -> NoReturn:
     """Raises the ValueError about a setting; `why` is the end of a sentence."""
     raise ValueError(f'{self.path}: {name} is {_brief(self._values.get(name))}; {why}.')
 
@@ -223,11 +227,11 @@ class Settings:
         + ': remove it if it does not',
       )
 
-  def _unknown(self, no_account):
+  def _unknown(self, no_account: Iterable[str]) -> list[str]:
     known = self._asked | set(no_account)
     return [name for name in self._values if name not in known and not name.startswith('_')]
 
-  def _get(self, name, default):
+  def _get(self, name: str, default: Any) -> Any:
     self._asked.add(name)
     if name not in self and default is _REQUIRED:
       raise ValueError(f'{self.path} lacks {name}.')
@@ -279,7 +283,7 @@ def warn_of_generation(file: Settings, why: str, *, others: bool = False) -> Non
     storage.warn(f'{file.path}: not carried: {listed}. {why}')
 
 
-def _brief(value):
+def _brief(value: Any) -> str:
   """A value as JSON has it, cut if it is long."""
   text = json.dumps(value, ensure_ascii=False)
   return text if len(text) <= 60 else f'{text[:57]}...'

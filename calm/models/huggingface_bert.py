@@ -4,8 +4,11 @@ https://huggingface.co/docs/transformers/model_doc/bert; names of tensors are th
 (`calm.models.huggingface_encoder`).
 """
 
+from typing import Any
+
 from calm.models import huggingface_encoder
 from calm.models.bert import Bert, BertConfig
+from calm.models.foreign_config import Settings
 from calm.models.huggingface_encoder import ACTIVATIONS, SIZES, EncoderDirectory
 
 _MORE_SIZES = {'max_length': 'max_position_embeddings', 'num_token_types': 'type_vocab_size'}
@@ -31,7 +34,7 @@ class Directory(EncoderDirectory):
   base_architecture = 'BertModel'
   fields = (*SIZES, *_MORE_SIZES, 'activation', 'norm_epsilon', 'head_dim')
 
-  def _fields(self, settings):
+  def _fields(self, settings: Settings) -> dict[str, Any]:
     default = BertConfig()
     fields = huggingface_encoder.read_numbers(settings, _NUMBERS)
     for ours, name in _MORE_SIZES.items():
@@ -44,7 +47,7 @@ class Directory(EncoderDirectory):
     return fields
 
   @staticmethod
-  def settings_of(config):
+  def settings_of(config: BertConfig) -> dict[str, Any]:
     """What config.json says of a config, all but of the heads."""
     names = SIZES | _MORE_SIZES | _NUMBERS
     own = {} if config.head_size is None else {_HEAD_SIZE: config.head_size}

@@ -4,9 +4,12 @@ https://huggingface.co/docs/transformers/model_doc/deberta; names of tensors are
 encoders (`calm.models.huggingface_encoder`) but for the attention's.
 """
 
+from typing import Any
+
 from calm.models import huggingface_encoder
 from calm.models.deberta import Deberta, DebertaConfig
 from calm.models.disentangled_attention import POSITION_TERMS
+from calm.models.foreign_config import Settings
 from calm.models.huggingface_encoder import ACTIVATIONS, SIZES, EncoderDirectory
 
 LATER_VERSIONS = (
@@ -57,7 +60,7 @@ class Directory(EncoderDirectory):
   names = _NAMES
   no_account = frozenset({'legacy', 'padding_idx'})
 
-  def left_out(self, config):
+  def left_out(self, config: DebertaConfig) -> list[str]:
     """Names of the parameters of heads, and of tables that transformers does not read either."""
     names = super().left_out(config)
     tables = {
@@ -67,7 +70,7 @@ class Directory(EncoderDirectory):
     unread = {f'{self._prefix}{name}' for name, read in tables.items() if not read}
     return sorted({*names, *(unread & self.shapes.keys())})
 
-  def _fields(self, settings):
+  def _fields(self, settings: Settings) -> dict[str, Any]:
     fields = huggingface_encoder.read_numbers(settings, _NUMBERS)
     for ours, name in _ACTIVATIONS.items():
       fields[ours] = ACTIVATIONS[settings.choice(name, ACTIVATIONS, 'gelu')]
@@ -85,7 +88,7 @@ class Directory(EncoderDirectory):
     return fields
 
   @staticmethod
-  def settings_of(config):
+  def settings_of(config: DebertaConfig) -> dict[str, Any]:
     """What config.json says of a config, all but of the heads."""
     names = SIZES | _NUMBERS | _MORE
     activations = {
@@ -101,7 +104,7 @@ class Directory(EncoderDirectory):
     }
 
 
-def _refuse_others(settings, emb_dim, num_heads):
+def _refuse_others(settings: Settings, emb_dim: int, num_heads: int) -> None:
   """Refuses what would make another network: of variants of the first version, and of the later."""
   settings.only('talking_head', (False,), 'talking heads are not supported')
   for name in ('embedding_size', 'pooler_hidden_size'):

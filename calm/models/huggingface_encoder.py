@@ -6,7 +6,8 @@ heads of other tasks may lie beside. Each kind of encoder adds its settings:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ class EncoderDirectory:
   # Settings that change nothing of states and logits, beside those of any encoder.
   no_account: frozenset[str] = frozenset()
 
-  def __init__(self, directory):
+  def __init__(self, directory: Path):
     values = safetensors_directory.read_settings(directory)
     settings = Settings(values, directory / CONFIG)
     unused = [f'{prefix}{name}' for prefix in ('', self.prefix) for name in _UNUSED]
@@ -132,35 +133,35 @@ class EncoderDirectory:
     settings.finish(NO_ACCOUNT | _NO_ACCOUNT | self.no_account)
 
   @staticmethod
-  def settings_of(config):
+  def settings_of(config: Any) -> dict[str, Any]:
     """What config.json says of a config, all but of the heads."""
     raise NotImplementedError
 
-  def _fields(self, settings):
+  def _fields(self, settings: Settings) -> dict[str, Any]:
     """The fields of the config that `settings` tell, all but those of the heads."""
     raise NotImplementedError
 
-  def name(self, flat):
+  def name(self, flat: str) -> str | None:
     """transformers' name of the parameter with the flat name `flat`; None if it has none."""
     name = name_of(flat, self.names)
     return name if name is None or self.in_head(name) else self._prefix + name
 
   @classmethod
-  def in_head(cls, name):
+  def in_head(cls, name: str) -> bool:
     """Whether a parameter, by transformers' name without a prefix, never has one."""
     return name.startswith(_CLASSIFIER if cls.pooler_in_base else (_CLASSIFIER, _POOLER))
 
   @staticmethod
-  def shape(flat, shape):
+  def shape(flat: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape in which transformers keeps a parameter of our `shape`."""
     return tuple(reversed(shape)) if flat.endswith('kernel') else tuple(shape)
 
-  def read(self, flat):
+  def read(self, flat: str) -> np.ndarray:
     """The parameter with flat name `flat`, as a float32 array."""
-    value = self._tensors.read(self.name(flat))
+    value = self._tensors.read(self.name(flat) or flat)
     return np.array(value.T if flat.endswith('kernel') else value, np.float32, order='C')
 
-  def differences(self, config):
+  def differences(self, config: Any) -> list[str]:
     """Lines about the settings in which `config` differs from config.json.
 
     Dropout and the type of activations are left to the user; heads show in the parameters.
@@ -172,12 +173,12 @@ class EncoderDirectory:
       if ours != theirs
     ]
 
-  def beyond(self, config):
+  def beyond(self, config: Any) -> list[str]:
     """Names of the parameters of decoder layers beyond those of `config`: there are none."""
     del config
     return []
 
-  def left_out(self, config):
+  def left_out(self, config: Any) -> list[str]:
     """Names of the parameters of heads for which a network of `config` has no place."""
     heads = [*_HEADS]
     if not (config.num_labels and self.config.num_labels):
@@ -186,7 +187,7 @@ class EncoderDirectory:
       heads.append(self._pooler)
     return sorted(name for name in self.shapes if name.startswith(tuple(heads)))
 
-  def _require_sizes(self, settings, fields):
+  def _require_sizes(self, settings: Settings, fields: Mapping[str, Any]) -> None:
     embeddings, layers = f'{self._prefix}embeddings', f'{self._prefix}encoder.layer.'
     words = f'{embeddings}.word_embeddings.weight'
     types = f'{embeddings}.token_type_embeddings.weight'
@@ -212,10 +213,12 @@ class EncoderDirectory:
       settings.refuse('num_attention_heads', f'it must divide hidden_size, {fields["emb_dim"]}')
 
   @property
-  def _pooler(self):
+  def _pooler(self) -> str:
     return self._prefix + _POOLER if self.pooler_in_base else _POOLER
 
-  def _read_labels(self, values, settings, pooler):
+  def _read_labels(
+    self, values: Mapping[str, Any], settings: Settings, pooler: bool
+  ) -> tuple[str, ...]:
     """Names of the labels of a classifier over the pooled state, if there is one."""
     architectures = settings.texts('architectures')
     rows, *_ = self.shapes.get(f'{_CLASSIFIER}weight') or (0,)
@@ -230,12 +233,12 @@ class EncoderDirectory:
     return tuple(str(names[str(i)]) for i in range(len(names)))
 
 
-def read_numbers(settings, names):
+def read_numbers(settings: Settings, names: Mapping[str, str]) -> dict[str, Any]:
   """The sizes of an encoder and its numbers, as far as they are set, by our names.
 
   `names` are our names of the numbers, and those of config.json.
   """
-  fields = {ours: settings.size(name) for ours, name in SIZES.items()}
+  fields: dict[str, Any] = {ours: settings.size(name) for ours, name in SIZES.items()}
   for ours, name in names.items():
     if name in settings:
       high = BELOW_ONE if ours.endswith('dropout_rate') else 1
@@ -243,12 +246,12 @@ def read_numbers(settings, names):
   return fields
 
 
-def written_activation(ours):
+def written_activation(ours: str) -> str:
   """hidden_act of one of our activations."""
   return next(name for name, activation in ACTIVATIONS.items() if activation == ours)
 
 
-def name_of(flat, names=NAMES):
+def name_of(flat: str, names: Sequence[tuple[str, str]] = NAMES) -> str | None:
   """transformers' name, without a prefix, of a flat name; None if it has none."""
   for pattern, name in names:
     if match := re.fullmatch(pattern, flat):
@@ -257,12 +260,12 @@ def name_of(flat, names=NAMES):
   return None
 
 
-def default_labels(number):
+def default_labels(number: int) -> tuple[str, ...]:
   """What transformers calls labels that have no names."""
   return tuple(f'LABEL_{i}' for i in range(number))
 
 
-def _refuse_other_forms(settings):
+def _refuse_other_forms(settings: Settings) -> None:
   """Refuses what makes another network of the same parameters."""
   for name in ('is_decoder', 'is_encoder_decoder', 'add_cross_attention', 'tie_encoder_decoder'):
     settings.only(name, (False,), 'only encoders are supported')

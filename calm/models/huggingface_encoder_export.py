@@ -1,10 +1,15 @@
 """Directories of encoders that Hugging Face transformers loads: what is written of any kind."""
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from calm import model_folders
 from calm.models import parameters, safetensors_directory
-from calm.models.huggingface_encoder import default_labels, name_of
+from calm.models.huggingface_encoder import EncoderDirectory, default_labels, name_of
 
 TOKENIZER_FILES = (
   'tokenizer.json',
@@ -17,7 +22,16 @@ TOKENIZER_FILES = (
 )
 
 
-def save(kind, directory, config, params, *, dtype='float32', vocabulary_path=None, labels=()):
+def save(
+  kind: type[EncoderDirectory],
+  directory: str | os.PathLike | None,
+  config: Any,
+  params: Any,
+  *,
+  dtype: str = 'float32',
+  vocabulary_path: str | os.PathLike | None = None,
+  labels: Sequence[str] = (),
+) -> Path:
   """Writes a directory that transformers loads as `kind.base_architecture`; returns its path.
 
   With a classifier it is a `kind.architecture`. An interrupted call leaves nothing that looks
@@ -43,7 +57,9 @@ def save(kind, directory, config, params, *, dtype='float32', vocabulary_path=No
   return safetensors_directory.write(directory, settings, tensors, dtype, beside)
 
 
-def export(kind, config, params, labels=()):
+def export(
+  kind: type[EncoderDirectory], config: Any, params: Any, labels: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """What is written of a network: its tensors, and what config.json says of its head.
 
   Args:
@@ -63,7 +79,7 @@ def export(kind, config, params, labels=()):
   parameters.require_fit('params', parameters.shapes(kind.network(config)), shapes)
   if labels and len(set(labels)) != config.num_labels:
     raise ValueError(f'There are {len(set(labels))} labels, and the model has {config.num_labels}.')
-  theirs = {name: name_of(name, kind.names) for name in flat}
+  theirs = {name: name_of(name, kind.names) or name for name in flat}
   # Beside a head, the base lies under its prefix.
   prefix = kind.prefix if any(map(kind.in_head, theirs.values())) else ''
   tensors = {}
@@ -80,7 +96,7 @@ def export(kind, config, params, labels=()):
   }
 
 
-def tokenizer_files(directory):
+def tokenizer_files(directory: str | os.PathLike | None) -> dict[str, Path | None]:
   """The tokenizer's files in a directory by name, None where there is none.
 
   Raises:

@@ -7,8 +7,9 @@ settings mean is said in `calm.models.huggingface_t5_config`.
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from calm.models.foreign_config import Settings
 from calm.models.huggingface_t5_config import GENERATION_CONFIG
 from calm.models.safetensors_directory import CONFIG
 from calm.models.t5 import T5, T5Config
+from calm.settings import Count
 
 _EMBEDDING = 'shared.weight'
 _HEAD = 'lm_head.weight'
@@ -65,7 +67,7 @@ class Directory:
   network = T5
   config_class = T5Config
 
-  def __init__(self, directory):
+  def __init__(self, directory: Path):
     settings = Settings(safetensors_directory.read_settings(directory), directory / CONFIG)
     self.config = huggingface_t5_config.from_settings(settings)
     if (directory / GENERATION_CONFIG).exists():
@@ -82,7 +84,7 @@ class Directory:
       tensors.copy(_HEAD, _EMBEDDING)
 
   @staticmethod
-  def name(flat):
+  def name(flat: str) -> str | None:
     """transformers' name of the parameter with the flat name `flat`; None if it has none."""
     for pattern, name in _NAMES:
       if match := re.fullmatch(pattern, flat):
@@ -91,25 +93,25 @@ class Directory:
     return None
 
   @staticmethod
-  def shape(flat, shape):
+  def shape(flat: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape in which transformers keeps a parameter of our `shape`."""
     return tuple(reversed(shape)) if _transposed(flat) else tuple(shape)
 
-  def read(self, flat):
+  def read(self, flat: str) -> np.ndarray:
     """The parameter with flat name `flat`, as a float32 array."""
-    value = self._tensors.read(self.name(flat))
+    value = self._tensors.read(self.name(flat) or flat)
     return np.array(value.T if _transposed(flat) else value, np.float32, order='C')
 
-  def differences(self, config):
+  def differences(self, config: T5Config) -> list[str]:
     """Lines about the settings in which `config` differs from config.json."""
     return huggingface_t5_config.differences(config, self.config)
 
-  def beyond(self, config):
+  def beyond(self, config: T5Config) -> list[str]:
     """Names of the parameters of decoder layers beyond those of `config`."""
     layers = ((name, re.match(r'decoder\.block\.(\d+)\.', name)) for name in self.shapes)
     return [name for name, at in layers if at and int(at[1]) >= config.num_decoder_layers]
 
-  def left_out(self, config):
+  def left_out(self, config: T5Config) -> list[str]:
     """Names of the parameters for which a network of `config` has no place: none are let pass."""
     del config
     return []
@@ -118,13 +120,13 @@ class Directory:
 def save(
   directory: str | os.PathLike | None,
   config: T5Config,
-  params,
+  params: Any,
   *,
   dtype: Literal['float32', 'bfloat16'] = 'float32',
-  vocabulary=None,
+  vocabulary: Any = None,
   vocabulary_path: str | os.PathLike | None = None,
-  max_decode_steps=None,
-):
+  max_decode_steps: Count | None = None,
+) -> Path:
   """Writes a directory that transformers' T5ForConditionalGeneration loads; returns its path.
 
   Stderr is told what is in it. An interrupted call leaves nothing that looks whole. transformers
@@ -156,7 +158,7 @@ def save(
       f'{directory}: written without the exit classifier, for which transformers has no place; the '
       'checkpoints of the run keep it.'
     )
-  tensors = {Directory.name(name): _exported(name, value) for name, value in flat.items()}
+  tensors = {Directory.name(name) or name: _exported(name, value) for name, value in flat.items()}
   settings = huggingface_t5_config.to_settings(config, dtype)
   generation = huggingface_t5_config.to_generation_settings(config, max_decode_steps)
   tokenizer = _tokenizer(vocabulary, vocabulary_path, config)
@@ -171,7 +173,9 @@ def save(
   return written
 
 
-def _tokenizer(vocabulary, vocabulary_path, config):
+def _tokenizer(
+  vocabulary: Any, vocabulary_path: str | os.PathLike | None, config: T5Config
+) -> huggingface_tokenizer.Tokenizer | None:
   """The tokenizer to be written, if there is one; its tokens must have rows in the embedding."""
   tokenizer = None
   if vocabulary_path is not None:
@@ -192,13 +196,13 @@ def _tokenizer(vocabulary, vocabulary_path, config):
   return tokenizer
 
 
-def _decode_length(max_decode_steps):
+def _decode_length(max_decode_steps: int | None) -> str:
   if max_decode_steps is None:
     return 'outputs as long as transformers makes them, for no length was given'
   return f'outputs of at most {max_decode_steps} tokens'
 
 
-def _pieces(vocabulary, tokenizer):
+def _pieces(vocabulary: Any, tokenizer: huggingface_tokenizer.Tokenizer | None) -> str:
   if tokenizer:
     return f'a tokenizer of {tokenizer.num_pieces} pieces and {tokenizer.num_sentinels} sentinels'
   if vocabulary is not None:
@@ -206,9 +210,9 @@ def _pieces(vocabulary, tokenizer):
   return 'no tokenizer, for no vocabulary was given'
 
 
-def _transposed(flat):
+def _transposed(flat: str) -> bool:
   return flat.endswith(('kernel', 'rel_embedding'))
 
 
-def _exported(flat, value):
+def _exported(flat: str, value: Any) -> np.ndarray:
   return np.asarray(value).T if _transposed(flat) else np.asarray(value)

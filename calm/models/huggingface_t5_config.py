@@ -8,6 +8,7 @@ from typing import Any
 
 from calm.models import foreign_config
 from calm.models.foreign_config import Settings
+from calm.models.safetensors_directory import Tensors
 from calm.models.t5 import T5Config
 
 MODEL_TYPES = ('t5', 'mt5')
@@ -146,7 +147,7 @@ def differences(config: T5Config, theirs: T5Config) -> list[str]:
   ]
 
 
-def require_sizes(settings: Settings, config: T5Config, tensors) -> None:
+def require_sizes(settings: Settings, config: T5Config, tensors: Tensors) -> None:
   """Checks the sizes of a config.json against the tensors that are there, before any is read.
 
   Args:
@@ -183,7 +184,7 @@ def require_sizes(settings: Settings, config: T5Config, tensors) -> None:
     settings.refuse('feed_forward_proj', f'{tensors.file(gate)} holds {gate}')
 
 
-def _require_supported(settings):
+def _require_supported(settings: Settings) -> None:
   """Refuses what would make another model, or other tokens, of the same weights."""
   settings.only('architectures', [[name] for name in _ARCHITECTURES])
   _require_tokens(settings)
@@ -194,12 +195,12 @@ def _require_supported(settings):
     settings.only(name, (False,))
 
 
-def _require_tokens(settings):
+def _require_tokens(settings: Settings) -> None:
   for name, token in SPECIAL_TOKENS.items():
     settings.only(name, (token, [token]), f'here it is always {token}')
 
 
-def _activations(settings, default):
+def _activations(settings: Settings, default: str) -> tuple[str, ...]:
   projection = settings.choice('feed_forward_proj', _FEED_FORWARD.values(), default)
   ours = next(ours for ours, theirs in _FEED_FORWARD.items() if theirs == projection)
   # What follows from it may be stated on its own.
@@ -208,7 +209,7 @@ def _activations(settings, default):
   return ours
 
 
-def _scaled_head(settings, kind):
+def _scaled_head(settings: Settings, kind: str) -> bool:
   """Whether logits are those of T5 1.0: by the embedding, scaled.
 
   Up to transformers 4, `tie_word_embeddings` says both; version 5 writes it as true for all and

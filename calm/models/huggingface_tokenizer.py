@@ -11,6 +11,7 @@ names of special tokens are these tokens where a text holds them.
 import base64
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FILES = ('spiece.model', 'tokenizer.json', 'tokenizer_config.json')
@@ -99,7 +100,7 @@ def sentencepiece(model: bytes, num_sentinels: int = 0) -> Tokenizer | None:
   return Tokenizer(files, num_pieces, num_sentinels)
 
 
-def _tokenizer_json(proto, sentinels):
+def _tokenizer_json(proto: Any, sentinels: Sequence[str]) -> dict[str, Any]:
   """The content of tokenizer.json for a unigram model, followed by sentinels."""
   pieces = [[piece.piece, piece.score] for piece in proto.pieces]
   pieces += [[name, 0.0] for name in sentinels]
@@ -134,7 +135,7 @@ def _tokenizer_json(proto, sentinels):
   }
 
 
-def _added(number, name, normalized):
+def _added(number: int, name: str, normalized: bool) -> dict[str, Any]:
   return {
     'id': number,
     'content': name,
@@ -146,7 +147,7 @@ def _added(number, name, normalized):
   }
 
 
-def _normalizers(spec, whole):
+def _normalizers(spec: Any, whole: Sequence[str]) -> list[dict[str, Any]]:
   """SentencePiece's steps, in its order; pieces that stay `whole` it does not normalize."""
   stands_for = {piece: chr(_PRIVATE + i) for i, piece in enumerate(whole)}
   steps = [_replace({'String': piece}, mark) for piece, mark in stands_for.items()]
@@ -161,7 +162,7 @@ def _normalizers(spec, whole):
   return [*steps, _replace({'String': ' '}, _SPACE)]
 
 
-def _whole(pieces):
+def _whole(pieces: Sequence[str]) -> dict[str, Any] | None:
   """Keeps some pieces from being joined with what stands beside them."""
   if not pieces:
     return None
@@ -169,7 +170,7 @@ def _whole(pieces):
   return {'type': 'Split', 'pattern': pattern, 'behavior': 'Isolated', 'invert': False}
 
 
-def _decoders(proto):
+def _decoders(proto: Any) -> list[dict[str, Any]]:
   steps = [_replace({'String': _SPACE}, ' ')]
   if proto.trainer_spec.byte_fallback:
     steps.append({'type': 'ByteFallback'})
@@ -179,5 +180,5 @@ def _decoders(proto):
   return steps
 
 
-def _replace(pattern, content):
+def _replace(pattern: Mapping[str, str], content: str) -> dict[str, Any]:
   return {'type': 'Replace', 'pattern': pattern, 'content': content}

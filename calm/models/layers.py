@@ -31,12 +31,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def training_only(default):
+def training_only(default: Any) -> Any:
   """A field that changes nothing of what is computed without dropout: no result depends on it."""
   return dataclasses.field(default=default, metadata={'identity': False})
 
 
-def dtype_of_activations(value):
+def dtype_of_activations(value: Any) -> np.dtype:
   """A type of activations, from its name or as it is.
 
   Raises:
@@ -51,14 +51,18 @@ def dtype_of_activations(value):
   return dtype
 
 
-def scaled_normal(divisor=1.0):
+def scaled_normal(divisor: float = 1.0) -> nn.initializers.Initializer:
   """Normal initializer of standard deviation 1 / (sqrt(fan_in) * divisor)."""
   return nn.initializers.variance_scaling(1.0 / divisor**2, 'fan_in', 'normal')
 
 
 def rows_dot_general(
-  x, kernel, dimension_numbers=None, precision=None, preferred_element_type=None
-):
+  x: jax.Array,
+  kernel: jax.Array,
+  dimension_numbers: Any = None,
+  precision: Any = None,
+  preferred_element_type: Any = None,
+) -> jax.Array:
   """`lax.dot_general` of x[..., D] and a kernel[D, F] as one product of matrices: [..., F].
 
   The kernel's gradient then contracts one axis, not two; for two XLA first writes out a transpose
@@ -76,7 +80,7 @@ dense = functools.partial(nn.Dense, use_bias=False, dot_general=rows_dot_general
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def repeat_rows(x, shape):
+def repeat_rows(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """`jnp.broadcast_to` along leading axes, its gradient summed by a product with ones.
 
   XLA's own sum over leading axes takes twenty times as long on CPU.
@@ -84,7 +88,7 @@ def repeat_rows(x, shape):
   return jnp.broadcast_to(x, shape)
 
 
-def _sum_rows(shape, like, grad):
+def _sum_rows(shape: tuple[int, ...], like: jax.Array, grad: jax.Array) -> tuple[jax.Array]:
   rows = grad.reshape(-1, like.size)
   summed = jnp.dot(jnp.ones(len(rows), grad.dtype), rows, precision='highest')
   return (summed.reshape(like.shape),)
@@ -100,7 +104,7 @@ class RMSNorm(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x):
+  def __call__(self, x: jax.Array) -> jax.Array:
     """Maps x[..., D] to the same shape, computed in float32."""
     scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
     x = x.astype(jnp.float32)
@@ -119,7 +123,7 @@ class Dropout(nn.Module):
   broadcast_dims: Sequence[int] = ()
 
   @nn.compact
-  def __call__(self, x, deterministic):
+  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
     """Maps x of any shape to the same shape; draws from the stream 'dropout'."""
     if deterministic or self.rate == 0.0:
       return x
@@ -144,7 +148,7 @@ class Attention(nn.Module):
   dropout: Dropout
   dtype: Any = jnp.float32
 
-  def setup(self):
+  def setup(self) -> None:
     project = functools.partial(dense, dtype=self.dtype)
     joined = self.num_heads * self.head_dim
     self.query = project(joined, kernel_init=scaled_normal(math.sqrt(self.head_dim)))
@@ -152,11 +156,20 @@ class Attention(nn.Module):
     self.value = project(joined, kernel_init=scaled_normal())
     self.out = project(self.emb_dim, kernel_init=scaled_normal())
 
-  def keys_values(self, x):
+  def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps x[B, S, D] to keys and values, each [B, N, H, S], the layout of the decoding cache."""
     return self._to_heads_last_length(self.key(x)), self._to_heads_last_length(self.value(x))
 
-  def attend(self, x, keys, values, mask, bias=None, *, deterministic=True):
+  def attend(
+    self,
+    x: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """Queries of x[B, T, D] over keys and values[B, N, H, S]; returns [B, T, D].
 
     `mask` is boolean and broadcast against the scores[B, N, T, S]; `bias` is float32
@@ -172,7 +185,7 @@ class Attention(nn.Module):
     mixed = jnp.einsum('BNTS,BNHS->BTNH', weights, values)
     return self.out(mixed.reshape(batch, length, -1))
 
-  def _to_heads_last_length(self, x):
+  def _to_heads_last_length(self, x: jax.Array) -> jax.Array:
     batch, length = x.shape[:2]
     return x.reshape(batch, length, self.num_heads, self.head_dim).transpose(0, 2, 3, 1)
 
@@ -187,7 +200,7 @@ class FeedForward(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x, *, deterministic=True):
+  def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
     """Maps x[B, T, D] to [B, T, D] by way of [B, T, F]."""
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
     project = functools.partial(dense, dtype=self.dtype, kernel_init=init)
@@ -199,7 +212,9 @@ class FeedForward(nn.Module):
     return project(self.emb_dim, name='wo')(x)
 
 
-def relative_position_bucket(distance, *, bidirectional, num_buckets=32, max_distance=128):
+def relative_position_bucket(
+  distance: jax.Array, *, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128
+) -> jax.Array:
   """Bucket numbers of `distance` = key position - query position (int32, any shape).
 
   Half of the buckets hold one distance each, the rest grow logarithmically up to `max_distance`;
@@ -222,7 +237,7 @@ def relative_position_bucket(distance, *, bidirectional, num_buckets=32, max_dis
 
 
 @functools.lru_cache(maxsize=16)
-def _distance_buckets(num_buckets, max_distance):
+def _distance_buckets(num_buckets: int, max_distance: int) -> np.ndarray:
   """The bucket of each distance in [0, max_distance] in one direction, as T5X rounds: int32."""
   num_exact = num_buckets // 2
   if not 1 <= num_exact < max_distance:
@@ -248,7 +263,7 @@ class RelativePositionBias(nn.Module):
   max_distance: int = 128
 
   @nn.compact
-  def __call__(self, query_positions, key_positions):
+  def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
     """Maps int32 positions [T] and [S] to float32 bias[1, N, T, S]."""
     init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
     table = self.param('rel_embedding', init, (self.num_heads, self.num_buckets), jnp.float32)
@@ -261,7 +276,12 @@ class RelativePositionBias(nn.Module):
     return jnp.asarray(table)[:, buckets][None]
 
 
-def attention_mask(query_valid, key_valid, query_segments=None, key_segments=None):
+def attention_mask(
+  query_valid: jax.Array,
+  key_valid: jax.Array,
+  query_segments: jax.Array | None = None,
+  key_segments: jax.Array | None = None,
+) -> jax.Array:
   """Which key each query may see: bool[B, 1, T, S] from valid[B, T], [B, S] and segments.
 
   Packed rows hold several examples; a query sees keys of its own segment only.
@@ -272,7 +292,7 @@ def attention_mask(query_valid, key_valid, query_segments=None, key_segments=Non
   return mask
 
 
-def causal_mask(query_positions, key_positions):
+def causal_mask(query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
   """Whether a key is not later than the query: bool[1, 1, T, S] from positions [T] and [S]."""
   return (key_positions[None, :] <= query_positions[:, None])[None, None]
 

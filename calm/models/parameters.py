@@ -6,10 +6,11 @@ A flat name is the path in the parameter tree, joined by '/': 'decoder/layers_0/
 import dataclasses
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from flax import traverse_util
 from jax.sharding import PartitionSpec
 
@@ -33,22 +34,25 @@ class Network(Protocol):
   def init_params(self, key: jax.Array) -> Any:
     """Fresh float32 parameters, all that the network has: a nested dict."""
 
-  def apply(self, variables, *args, **kwargs) -> Any:
+  def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
     """Flax's: runs the network, or another of its methods, with given parameters."""
 
+  def __hash__(self) -> int:
+    """Of its fields: a network is a key of caches."""
 
-def shapes(network):
+
+def shapes(network: Network) -> dict[str, tuple[int, ...]]:
   """The shape of every parameter of a `Network`, by flat name. Nothing is allocated."""
   return dict(_shapes(network))
 
 
 @functools.lru_cache(maxsize=16)
-def _shapes(network):
+def _shapes(network: Network) -> tuple[tuple[str, tuple[int, ...]], ...]:
   tree = jax.eval_shape(network.init_params, jax.random.key(0))
   return tuple((name, value.shape) for name, value in flatten(tree).items())
 
 
-def fresh(network, pattern, seed=0):
+def fresh(network: Network, pattern: str | None, seed: int = 0) -> dict[str, np.ndarray]:
   """The parameters of a new network in whose flat names `pattern` is found, and no others.
 
   Args:
@@ -70,24 +74,30 @@ def fresh(network, pattern, seed=0):
     raise ValueError(f'fresh: {pattern!r} is found in no parameter; there are {listed}.')
 
   @jax.jit  # So that only these are made.
-  def make(key):
+  def make(key: jax.Array) -> dict[str, jax.Array]:
     flat = flatten(network.init_params(key))
     return {name: flat[name] for name in names}
 
   return jax.device_get(make(jax.random.key(seed)))
 
 
-def flatten(params):
+def flatten(params: Any) -> dict[str, Any]:
   """A nested dict of arrays as one dict by flat name."""
   return traverse_util.flatten_dict(params, sep='/')
 
 
-def unflatten(flat):
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
   """The inverse of `flatten`: a plain nested dict."""
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
-def require_fit(where, expected, found, settings=(), mends=()):
+def require_fit(
+  where: str,
+  expected: Mapping[str, Sequence[int]],
+  found: Mapping[str, Sequence[int]],
+  settings: Sequence[str] = (),
+  mends: Sequence[str] = (),
+) -> None:
   """Checks found shapes against expected ones, both dicts by name.
 
   Args:
@@ -121,7 +131,7 @@ def require_fit(where, expected, found, settings=(), mends=()):
   raise ValueError(f'{where} does not fit the model.{text}')
 
 
-def _shape(shape):
+def _shape(shape: Sequence[int]) -> str:
   return '[' + ', '.join(map(str, shape)) + ']'
 
 
@@ -136,10 +146,10 @@ class _Identical:
 
   params: Any
 
-  def __hash__(self):
+  def __hash__(self) -> int:
     return hash(tuple(map(id, jax.tree.leaves(self.params))))
 
-  def __eq__(self, other):
+  def __eq__(self, other: Any) -> bool:
     mine, its = jax.tree.leaves(self.params), jax.tree.leaves(other.params)
     return len(mine) == len(its) and all(a is b for a, b in zip(mine, its, strict=True))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from calm import configuration, model_folders, settings, storage
 from calm.models import (
   huggingface_bert,
   huggingface_deberta,
+  huggingface_encoder,
   huggingface_encoder_export,
   huggingface_t5,
   parameters,
@@ -23,8 +25,9 @@ from calm.models.t5 import T5Config
 SIZES = 'sizes.json'
 _PLACE = 'directory'  # in it, beside the sizes
 
+Source = huggingface_encoder.EncoderDirectory | huggingface_t5.Directory | t5x_format.Directory
 # What reads a directory of transformers, by the model_type in its config.json.
-READERS = {
+READERS: dict[str, Callable[[Path], Source]] = {
   'bert': huggingface_bert.Directory,
   'deberta': huggingface_deberta.Directory,
   'mt5': huggingface_t5.Directory,
@@ -40,7 +43,15 @@ WRITERS: dict[type, Any] = {
 }
 
 
-def save_huggingface(directory, config, params, *, dtype='float32', vocabulary_path=None, **others):
+def save_huggingface(
+  directory: str | os.PathLike | None,
+  config: Any,
+  params: Any,
+  *,
+  dtype: str = 'float32',
+  vocabulary_path: str | os.PathLike | None = None,
+  **others: Any,
+) -> Path:
   """Writes a directory that transformers' `from_pretrained` loads; returns its path.
 
   Args:
@@ -65,7 +76,9 @@ def save_huggingface(directory, config, params, *, dtype='float32', vocabulary_p
   return save(directory, config, params, dtype=dtype, vocabulary_path=vocabulary_path, **others)
 
 
-def load(directory, config=None, *, cut_decoder=False):
+def load(
+  directory: str | os.PathLike, config: Any = None, *, cut_decoder: bool = False
+) -> tuple[Any, dict[str, Any]]:
   """Reads a network from a directory; its files tell who wrote it, and which network it is.
 
   A T5X checkpoint (the folder with the file `checkpoint`) is a T5 and carries no sizes. Without
@@ -95,10 +108,10 @@ def load(directory, config=None, *, cut_decoder=False):
     raise ValueError(
       f'{directory} is for a {source.config_class.__name__}, not a {type(config).__name__}.'
     )
-  return config, _read(directory, source, source.network(config), cut_decoder)
+  return config, _read(directory, source, source.network(config), cut_decoder, {})
 
 
-def config_of(directory):
+def config_of(directory: str | os.PathLike) -> Any:
   """The config of the network in a directory, as its files tell; no weights are read.
 
   Of a T5X checkpoint it is what the shapes tell, as `load` says.
@@ -116,7 +129,7 @@ def initial_params(
   cut_decoder: bool = False,
   fresh: str | None = None,
   seed: settings.Seed = 0,
-):
+) -> dict[str, Any]:
   """Parameters to begin training `model` with, from a checkpoint that fits it but for its `fresh`.
 
   Args:
@@ -137,7 +150,7 @@ def initial_params(
   return _read(directory, _source(Path(directory)), model, cut_decoder, begun)
 
 
-def config_in_workdir(workdir, directory, config):
+def config_in_workdir(workdir: str | os.PathLike, directory: str | os.PathLike, config: Any) -> Any:
   """The config of a run that begins with the weights in `directory`.
 
   Sizes, and all else that weights depend on, are those of a checkpoint that lies there, whatever
@@ -169,7 +182,7 @@ def config_in_workdir(workdir, directory, config):
   return dataclasses.replace(config, **sizes)
 
 
-def _sizes_in(directory, config):
+def _sizes_in(directory: Path, config: Any) -> dict[str, Any] | None:
   """Sizes that a run or a checkpoint in a folder has of its own, by field; None if it has none."""
   if (directory / SIZES).is_file():
     return {
@@ -183,18 +196,24 @@ def _sizes_in(directory, config):
   return {name: getattr(found, name) for name in _sizes(found)}
 
 
-def vocab_size(config):
+def vocab_size(config: Any) -> int:
   """The rows of the embedding, for those who check tokens."""
   return config.vocab_size
 
 
-def _sizes(config):
+def _sizes(config: Any) -> list[str]:
   """Names of the fields that weights depend on."""
   names = (field.name for field in dataclasses.fields(config) if field.metadata.get('identity', 1))
   return [name for name in names if name not in ('dtype', 'exit_classifier')]
 
 
-def _read(directory, source, model, cut_decoder, begun=()):
+def _read(
+  directory: str | os.PathLike,
+  source: Source,
+  model: parameters.Network,
+  cut_decoder: bool,
+  begun: Mapping[str, Any],
+) -> dict[str, Any]:
   """The parameters of `model`: those of the flat dict `begun`, and all others from `source`."""
   others = {source.name(flat) for flat in begun}
   found = {name: shape for name, shape in source.shapes.items() if name not in others}
@@ -218,7 +237,7 @@ def _read(directory, source, model, cut_decoder, begun=()):
   return parameters.unflatten({flat: source.read(flat) for flat in read} | dict(begun))
 
 
-def _source(directory):
+def _source(directory: Path) -> Source:
   """What reads `directory`, chosen by the files in it."""
   if not directory.is_dir():
     raise FileNotFoundError(f'There is no directory {directory}.')
@@ -230,17 +249,17 @@ def _source(directory):
         f'{directory / safetensors_directory.CONFIG}: model_type is {model_type!r}; '
         f'{NO_READERS.get(str(model_type), "")}known are {", ".join(READERS)}.'
       )
-    return READERS[model_type](directory)
+    return READERS[str(model_type)](directory)
   if (directory / t5x_format.TREE).is_file():
     return t5x_format.Directory(directory)
   raise FileNotFoundError(f'{directory} holds no checkpoint: {_mend(directory)}')
 
 
-def _is_checkpoint(directory):
+def _is_checkpoint(directory: Path) -> bool:
   return safetensors_directory.holds_weights(directory) or (directory / t5x_format.TREE).is_file()
 
 
-def _mend(directory):
+def _mend(directory: Path) -> str:
   steps = sorted(path.name for path in directory.glob('checkpoint_*') if path.is_dir())
   if steps:
     return f'name one of the folders in it ({", ".join(steps)}).'

@@ -4,9 +4,12 @@ What is said here holds for any such model; which tensors it has, and what its s
 said where its kind is: `calm.models.huggingface_t5`.
 """
 
+import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -22,12 +25,12 @@ DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat
 _PARTIAL = '.partial-'
 
 
-def holds_weights(directory):
+def holds_weights(directory: Path) -> bool:
   """Whether weights of this kind lie in a directory."""
   return any((directory / name).is_file() for name in (WEIGHTS, INDEX))
 
 
-def read_settings(directory):
+def read_settings(directory: Path) -> dict[str, Any]:
   """The settings of config.json, a dict.
 
   Raises:
@@ -50,7 +53,7 @@ class Tensors:
     ValueError: a file is damaged, a tensor is quantized, or two files hold one of that name.
   """
 
-  def __init__(self, directory, unused=()):
+  def __init__(self, directory: Path, unused: Sequence[str] = ()):
     """Opens `directory`; tensors called as one of `unused` are passed over."""
     # The file that holds a tensor, and its name there.
     self._stored: dict[str, tuple[Path, str]] = {}
@@ -60,7 +63,7 @@ class Tensors:
       for name in listed - set(unused) - self.shapes.keys():
         raise ValueError(f'{path} lacks {name}, which {INDEX} lists.')
 
-  def read(self, name):
+  def read(self, name: str) -> np.ndarray:
     """The tensor called `name`, a NumPy array of the type in which it is stored.
 
     Raises:
@@ -79,15 +82,17 @@ class Tensors:
       )
     return value
 
-  def file(self, name):
+  def file(self, name: str) -> Path:
     """The path of the file that holds the tensor called `name`."""
     return self._stored[name][0]
 
-  def copy(self, name, other):
+  def copy(self, name: str, other: str) -> None:
     """Makes `name` stand for the tensor `other`, too."""
     self._stored[name], self.shapes[name] = self._stored[other], self.shapes[other]
 
-  def merge(self, name, copies, why=f'{CONFIG} says they are one'):
+  def merge(
+    self, name: str, copies: Iterable[str], why: str = f'{CONFIG} says they are one'
+  ) -> None:
     """Makes one tensor of `name` and its copies, which must be equal; any may be absent.
 
     `why` they must is the end of the message about two that are not.
@@ -105,7 +110,7 @@ class Tensors:
         raise ValueError(f'{path}: {copy} and {name} differ, though {why}.')
       del self._stored[copy], self.shapes[copy]
 
-  def _add(self, path, unused):
+  def _add(self, path: Path, unused: Sequence[str]) -> None:
     with _open(path) as file:
       for name in set(file.keys()) - set(unused):
         tensor = file.get_slice(name)
@@ -117,7 +122,13 @@ class Tensors:
         self.shapes[name] = tuple(tensor.get_shape())
 
 
-def write(directory, settings, tensors, dtype='float32', beside=None):
+def write(
+  directory: str | os.PathLike | None,
+  settings: Mapping[str, Any],
+  tensors: Mapping[str, Any],
+  dtype: str = 'float32',
+  beside: Mapping[str, Any] | None = None,
+) -> Path:
   """Writes a directory, in place of an older one of the same kind; returns its path.
 
   The weights are in place before config.json is, so that an interrupted call leaves nothing that
@@ -152,7 +163,14 @@ def write(directory, settings, tensors, dtype='float32', beside=None):
   return directory
 
 
-def _write(directory, settings, tensors, dtype, beside, files):
+def _write(
+  directory: Path,
+  settings: Mapping[str, Any],
+  tensors: Mapping[str, Any],
+  dtype: str,
+  beside: Mapping[str, Any],
+  files: Sequence[str],
+) -> None:
   for path in directory.glob(f'{_PARTIAL}*'):  # What an interrupted call left.
     shutil.rmtree(path)
   directory.mkdir(parents=True, exist_ok=True)
@@ -176,11 +194,11 @@ def _write(directory, settings, tensors, dtype, beside, files):
         (partial / name).replace(directory / name)
 
 
-def _as_stored(value, dtype):
+def _as_stored(value: Any, dtype: str) -> np.ndarray:
   return np.ascontiguousarray(np.asarray(value).astype(DTYPES[dtype]))
 
 
-def _require_replaceable(directory, files):
+def _require_replaceable(directory: Path, files: Sequence[str]) -> None:
   if directory.exists() and not directory.is_dir():
     raise FileExistsError(f'{directory} is a file; an export needs a directory.')
   if not directory.exists():
@@ -196,7 +214,7 @@ def _require_replaceable(directory, files):
     )
 
 
-def _weight_files(directory):
+def _weight_files(directory: Path) -> dict[Path, set[str]]:
   """The files that hold tensors, each with the names of those that it must hold."""
   if (directory / WEIGHTS).is_file():  # transformers, too, looks for the whole file first.
     return {directory / WEIGHTS: set()}
@@ -213,7 +231,7 @@ def _weight_files(directory):
   return listed
 
 
-def _open(path):
+def _open(path: Path) -> Any:
   try:
     return safetensors.safe_open(path, 'numpy')
   except safetensors.SafetensorError as error:

@@ -49,7 +49,7 @@ class T5Config:
   # Recompute a layer's activations in the backward pass, to save memory.
   remat: bool = training_only(False)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
     # Lists and names arrive from gin and JSON; keep the config hashable and comparable.
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
@@ -66,7 +66,9 @@ class T5Config:
 _T5_1_0 = T5Config(mlp_activations=('relu',), logits_via_embedding=True)
 
 
-def _sized(config, emb_dim, num_heads, mlp_dim, num_layers, **other):
+def _sized(
+  config: T5Config, emb_dim: int, num_heads: int, mlp_dim: int, num_layers: int, **other: Any
+) -> T5Config:
   return dataclasses.replace(
     config,
     emb_dim=emb_dim,
@@ -104,25 +106,25 @@ def published(name: str = 't5_1_1_small', **changes: Any) -> T5Config:
   return dataclasses.replace(PUBLISHED[name], **changes)
 
 
-def _norm(cfg):
+def _norm(cfg: T5Config) -> layers.RMSNorm:
   return layers.RMSNorm(cfg.norm_epsilon, cfg.dtype)
 
 
-def _dropout(cfg):
+def _dropout(cfg: T5Config) -> layers.Dropout:
   # Over activations [B, T, D] and over attention weights [B, N, T, S] alike, -2 is the axis of
   # target positions.
   return layers.Dropout(cfg.dropout_rate, (-2,) if cfg.dropout_broadcast else ())
 
 
-def _attention(cfg):
+def _attention(cfg: T5Config) -> layers.Attention:
   return layers.Attention(cfg.num_heads, cfg.head_dim, cfg.emb_dim, _dropout(cfg), cfg.dtype)
 
 
-def _feed_forward(cfg):
+def _feed_forward(cfg: T5Config) -> layers.FeedForward:
   return layers.FeedForward(cfg.mlp_dim, cfg.emb_dim, cfg.mlp_activations, _dropout(cfg), cfg.dtype)
 
 
-def _relpos_bias(cfg, bidirectional):
+def _relpos_bias(cfg: T5Config, bidirectional: bool) -> layers.RelativePositionBias:
   return layers.RelativePositionBias(
     cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
   )
@@ -133,7 +135,7 @@ class EncoderLayer(nn.Module):
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.pre_attention_layer_norm = _norm(cfg)
     self.attention = _attention(cfg)
@@ -141,7 +143,9 @@ class EncoderLayer(nn.Module):
     self.mlp = _feed_forward(cfg)
     self.dropout = _dropout(cfg)
 
-  def __call__(self, x, mask, bias, deterministic=True):
+  def __call__(
+    self, x: jax.Array, mask: jax.Array, bias: jax.Array, deterministic: bool = True
+  ) -> jax.Array:
     """Maps x[B, S, D] to [B, S, D]; mask[B, 1, S, S], bias[1, N, S, S]."""
     normed = self.pre_attention_layer_norm(x)
     y = self.attention.attend(
@@ -157,7 +161,7 @@ class Encoder(nn.Module):
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     layer = nn.remat(EncoderLayer, static_argnums=(4,)) if cfg.remat else EncoderLayer
     self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
@@ -165,7 +169,7 @@ class Encoder(nn.Module):
     self.encoder_norm = _norm(cfg)
     self.dropout = _dropout(cfg)
 
-  def __call__(self, x, mask, deterministic=True):
+  def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool = True) -> jax.Array:
     """Maps embedded tokens x[B, S, D] and mask[B, 1, S, S] to encoded[B, S, D]."""
     positions = jnp.arange(x.shape[1])
     bias = self.relpos_bias(positions, positions)
@@ -184,7 +188,7 @@ class DecoderLayer(nn.Module):
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.pre_self_attention_layer_norm = _norm(cfg)
     self.self_attention = _attention(cfg)
@@ -194,15 +198,24 @@ class DecoderLayer(nn.Module):
     self.mlp = _feed_forward(cfg)
     self.dropout = _dropout(cfg)
 
-  def keys_values(self, hidden):
+  def keys_values(self, hidden: jax.Array) -> KeysValues:
     """The K/V half: maps hidden[B, T, D] to KeysValues of [B, N, H, T]."""
     return KeysValues(*self.self_attention.keys_values(self.pre_self_attention_layer_norm(hidden)))
 
-  def cross_keys_values(self, encoded):
+  def cross_keys_values(self, encoded: jax.Array) -> KeysValues:
     """Maps encoded[B, S, D] to KeysValues of [B, N, H, S]; once per sequence."""
     return KeysValues(*self.encoder_decoder_attention.keys_values(encoded))
 
-  def attend(self, hidden, self_kv, cross, mask, bias, cross_mask, deterministic=True):
+  def attend(
+    self,
+    hidden: jax.Array,
+    self_kv: KeysValues,
+    cross: KeysValues,
+    mask: jax.Array,
+    bias: jax.Array,
+    cross_mask: jax.Array,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """The other half: maps hidden[B, T, D] to the state after this layer, [B, T, D].
 
     `self_kv` holds keys and values of the targets seen so far, `cross` those of the source. `mask`
@@ -224,7 +237,15 @@ class DecoderLayer(nn.Module):
     y = self.mlp(self.pre_mlp_layer_norm(hidden), deterministic=deterministic)
     return hidden + self.dropout(y, deterministic)
 
-  def __call__(self, hidden, encoded, mask, bias, cross_mask, deterministic=True):
+  def __call__(
+    self,
+    hidden: jax.Array,
+    encoded: jax.Array,
+    mask: jax.Array,
+    bias: jax.Array,
+    cross_mask: jax.Array,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """Both halves at once, over whole targets hidden[B, T, D]."""
     return self.attend(
       hidden,
@@ -242,7 +263,7 @@ class Decoder(nn.Module):
 
   config: T5Config
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     layer = nn.remat(DecoderLayer, static_argnums=(6,)) if cfg.remat else DecoderLayer
     self.layers = [layer(cfg) for _ in range(cfg.num_decoder_layers)]
@@ -261,7 +282,14 @@ class Decoder(nn.Module):
         kernel_init=nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal'),
       )
 
-  def __call__(self, x, encoded, mask, cross_mask, deterministic=True):
+  def __call__(
+    self,
+    x: jax.Array,
+    encoded: jax.Array,
+    mask: jax.Array,
+    cross_mask: jax.Array,
+    deterministic: bool = True,
+  ) -> tuple[jax.Array, ...]:
     """Maps embedded targets x[B, T, D] to the states after each layer, L times [B, T, D]."""
     positions = jnp.arange(x.shape[1])
     bias = self.relpos_bias(positions, positions)
@@ -295,7 +323,7 @@ class T5(nn.Module):
     (r'logits_dense/kernel$', PartitionSpec(None, 'model')),
   )
 
-  def setup(self):
+  def setup(self) -> None:
     cfg = self.config
     self.token_embedder = nn.Embed(
       cfg.vocab_size,
@@ -308,14 +336,14 @@ class T5(nn.Module):
 
   def __call__(
     self,
-    encoder_input_tokens,
-    decoder_input_tokens,
-    decoder_target_tokens,
-    encoder_segment_ids=None,
-    decoder_segment_ids=None,
+    encoder_input_tokens: jax.Array,
+    decoder_input_tokens: jax.Array,
+    decoder_target_tokens: jax.Array,
+    encoder_segment_ids: jax.Array | None = None,
+    decoder_segment_ids: jax.Array | None = None,
     *,
-    deterministic=True,
-  ):
+    deterministic: bool = True,
+  ) -> tuple[jax.Array, ...]:
     """Teacher-forced states after every decoder layer: a tuple of L arrays [B, T, D].
 
     Tokens are int32, encoder_input_tokens[B, S] and decoder_*_tokens[B, T], with 0 as padding
@@ -333,24 +361,30 @@ class T5(nn.Module):
     x = self.embed(decoder_input_tokens)
     return self.decoder(x, encoded, mask, cross_mask, deterministic)
 
-  def encode(self, encoder_input_tokens, encoder_segment_ids=None, *, deterministic=True):
+  def encode(
+    self,
+    encoder_input_tokens: jax.Array,
+    encoder_segment_ids: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """Maps int32 encoder_input_tokens[B, S] to encoded[B, S, D]."""
     valid = encoder_input_tokens > 0
     mask = layers.attention_mask(valid, valid, encoder_segment_ids, encoder_segment_ids)
     return self.encoder(self.embed(encoder_input_tokens), mask, deterministic)
 
-  def embed(self, tokens):
+  def embed(self, tokens: jax.Array) -> jax.Array:
     """Maps int32 tokens[B, T] to their embeddings [B, T, D]."""
     return self.token_embedder(tokens)
 
-  def head(self, hidden, *, deterministic=True):
+  def head(self, hidden: jax.Array, *, deterministic: bool = True) -> jax.Array:
     """Final norm and output projection: hidden[..., D] of any layer to float32 logits[..., V]."""
     x = self.decoder.dropout(self.decoder.decoder_norm(hidden), deterministic)
     if not self.config.logits_via_embedding:
       return self.decoder.logits_dense(x)
     return self._product_with_embedding(x, self.token_embedder.embedding)
 
-  def head_of_words(self, hidden, first, count):
+  def head_of_words(self, hidden: jax.Array, first: jax.typing.ArrayLike, count: int) -> jax.Array:
     """Part of `head`: hidden[..., D] to logits[..., count] of the words from number `first` on."""
     x = self.decoder.decoder_norm(hidden)
     if self.config.logits_via_embedding:
@@ -360,7 +394,7 @@ class T5(nn.Module):
     words = jax.lax.dynamic_slice_in_dim(kernel, first, count, 1).astype(self.config.dtype)
     return jnp.dot(x, words, preferred_element_type=jnp.float32)
 
-  def _product_with_embedding(self, x, embedding):
+  def _product_with_embedding(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
     cfg = self.config
     # Scaled before the product, as T5X and transformers do: D entries instead of V.
     x = x * jnp.asarray(cfg.emb_dim**-0.5, cfg.dtype)
@@ -368,31 +402,40 @@ class T5(nn.Module):
       '...D,VD->...V', x, embedding.astype(cfg.dtype), preferred_element_type=jnp.float32
     )
 
-  def exit_score(self, hidden):
+  def exit_score(self, hidden: jax.Array) -> jax.Array:
     """Logit of the exit classifier: hidden[..., D] of any layer to float32[...].
 
     Shared by all layers, linear in the state (CALM, section 3.5); needs `config.exit_classifier`.
     """
     return self.decoder.exit_classifier(hidden.astype(jnp.float32))[..., 0]
 
-  def cross_keys_values(self, encoded):
+  def cross_keys_values(self, encoded: jax.Array) -> tuple[KeysValues, ...]:
     """Keys and values of encoded[B, S, D] for each decoder layer: L KeysValues of [B, N, H, S]."""
     return tuple(layer.cross_keys_values(encoded) for layer in self.decoder.layers)
 
-  def self_attention_bias(self, query_positions, key_positions):
+  def self_attention_bias(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
     """Relative position scores of the decoder: float32[1, N, T, S] for positions [T], [S]."""
     return self.decoder.relpos_bias(query_positions, key_positions)
 
-  def keys_values(self, layer, hidden):
+  def keys_values(self, layer: int, hidden: jax.Array) -> KeysValues:
     """K/V half of decoder layer `layer` (from 0): hidden[B, T, D] to KeysValues of [B, N, H, T]."""
     return self.decoder.layers[layer].keys_values(hidden)
 
-  def attend(self, layer, hidden, self_kv, cross, mask, bias, cross_mask):
+  def attend(
+    self,
+    layer: int,
+    hidden: jax.Array,
+    self_kv: KeysValues,
+    cross: KeysValues,
+    mask: jax.Array,
+    bias: jax.Array,
+    cross_mask: jax.Array,
+  ) -> jax.Array:
     """Other half of decoder layer `layer` (from 0); see `DecoderLayer.attend`."""
     return self.decoder.layers[layer].attend(hidden, self_kv, cross, mask, bias, cross_mask)
 
   @staticmethod
-  def head_params(params):
+  def head_params(params: Any) -> Any:
     """The part of a tree of parameters that `head` reads."""
     decoder = params['decoder']
     norm = {'decoder_norm': decoder['decoder_norm']}
@@ -401,11 +444,11 @@ class T5(nn.Module):
     return {'decoder': norm, 'token_embedder': params['token_embedder']}
 
   @nn.nowrap
-  def init_params(self, key):
+  def init_params(self, key: jax.Array) -> Any:
     """Fresh float32 parameters, the tree of a T5X checkpoint's `target`."""
     tokens = jnp.ones((1, 2), jnp.int32)
 
-    def everything(module, tokens):
+    def everything(module: Any, tokens: jax.Array) -> jax.Array:
       last = module(tokens, tokens, tokens)[-1]
       if module.config.exit_classifier:
         module.exit_score(last)

@@ -8,7 +8,9 @@ Only `target`, the parameters, is read; the optimizer state may be absent
 
 import re
 import sys
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -34,7 +36,7 @@ class Directory:
   network = T5
   config_class = T5Config
 
-  def __init__(self, directory):
+  def __init__(self, directory: Path):
     self._path = directory
     leaves = dict(_leaves(_read_target(directory / TREE)))
     if not leaves:
@@ -44,7 +46,7 @@ class Directory:
     self.shapes = {name: tuple(array.shape) for name, array in self._arrays.items()}
 
   @property
-  def config(self):
+  def config(self) -> T5Config:
     """A T5Config inferred from the shapes; says on stderr what they cannot tell.
 
     Raises:
@@ -78,17 +80,17 @@ class Directory:
     return config
 
   @staticmethod
-  def name(flat):
+  def name(flat: str) -> str:
     """T5X's name of the parameter with the flat name `flat`."""
     return flat.replace('/', '.')
 
   @staticmethod
-  def shape(flat, shape):
+  def shape(flat: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape in which T5X keeps a parameter of our `shape`: the same."""
     del flat
     return tuple(shape)
 
-  def read(self, flat):
+  def read(self, flat: str) -> np.ndarray:
     """The parameter with flat name `flat`, as a float32 array."""
     name = self.name(flat)
     array = self._arrays[name]
@@ -96,22 +98,22 @@ class Directory:
       array = self._result(name, array.read())
     return np.array(array, np.float32)
 
-  def differences(self, config):
+  def differences(self, config: T5Config) -> list[str]:
     """Lines about settings that differ; T5X keeps none."""
     del config
     return []
 
-  def beyond(self, config):
+  def beyond(self, config: T5Config) -> list[str]:
     """Names of the parameters of decoder layers beyond those of `config`."""
     layers = ((name, re.match(r'decoder\.layers_(\d+)\.', name)) for name in self.shapes)
     return [name for name, at in layers if at and int(at[1]) >= config.num_decoder_layers]
 
-  def left_out(self, config):
+  def left_out(self, config: T5Config) -> list[str]:
     """Names of the parameters for which a network of `config` has no place: none are let pass."""
     del config
     return []
 
-  def _open(self, name, leaf):
+  def _open(self, name: str, leaf: Any) -> Any:
     """An array, or the future of an open tensorstore."""
     if isinstance(leaf, np.ndarray):
       return leaf
@@ -131,7 +133,7 @@ class Directory:
     spec = {'driver': 'zarr', 'kvstore': kvstore, 'fill_missing_data_reads': False}
     return ts.open(spec, open=True, read=True)
 
-  def _result(self, name, array):
+  def _result(self, name: str, array: Any) -> Any:
     if isinstance(array, np.ndarray):
       return array
     try:
@@ -139,18 +141,18 @@ class Directory:
     except Exception as error:
       raise ValueError(f'{self._path}: {name} cannot be read: {error}') from error
 
-  def _sizes(self, name):
+  def _sizes(self, name: str) -> tuple[int, ...]:
     shape = self.shapes.get(name, ())
     if len(shape) != 2:
       raise ValueError(f'{self._path}: sizes are read off {name}, which is absent: give a config.')
     return shape
 
-  def _count(self, stack):
+  def _count(self, stack: str) -> int:
     numbers = (re.match(rf'{stack}\.layers_(\d+)\.', name) for name in self.shapes)
     return len({number[1] for number in numbers if number})
 
 
-def _read_target(path):
+def _read_target(path: Path) -> dict[str, Any]:
   """The tree of parameters in the msgpack file `path`."""
   try:
     tree = serialization.msgpack_restore(path.read_bytes())
@@ -163,7 +165,7 @@ def _read_target(path):
   return target
 
 
-def _leaves(tree, prefix=()):
+def _leaves(tree: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
   """Pairs of a '.'-joined name and an array or tensorstore spec."""
   for key, value in tree.items():
     if isinstance(value, dict) and 'driver' not in value:

@@ -224,7 +224,7 @@ def restore_params(
   """
   if fresh and model is None:
     raise ValueError(f'fresh: {fresh!r} needs a model, to take new parameters from.')
-  begun = parameters.fresh(model, fresh, seed)
+  begun = {} if model is None else parameters.fresh(model, fresh, seed)
   present = steps(workdir)
   if not present or (step is not None and step not in present):
     wanted = 'checkpoint' if step is None else f'checkpoint {step}'
