@@ -71,7 +71,8 @@ class TextFlops:
     """The decoder, with keys and values of the source."""
     config, length = self._config, self._length(example)
     layers = row.get('exit_layers', [config.num_decoder_layers] * row['units'])
-    return SourceCost(config).cross_keys_values(length) + DecoderCost(config).sequence(
+    source = float(SourceCost(config).cross_keys_values(length))
+    return source + DecoderCost(config).sequence(
       layers, length, self.predictor.generator.rule, row.get('num_logits')
     )
 

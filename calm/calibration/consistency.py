@@ -84,7 +84,7 @@ def risk_increase(early_risks: np.ndarray, full_risks: np.ndarray) -> np.ndarray
   return np.maximum(0, np.asarray(early_risks, np.float64) - np.asarray(full_risks, np.float64))
 
 
-def _of_texts(score):
+def _of_texts(score: Callable[..., float]) -> Callable[..., float]:
   """1 - score(text, other) as a dissimilarity: 0 for equal texts, 1 if only one is empty.
 
   Texts are equal if they differ in white space only; white space alone is empty.
@@ -108,7 +108,7 @@ def _of_texts(score):
 
 
 @_of_texts
-def rouge_l(text, other, *, split=words.WORDS):
+def rouge_l(text: str, other: str, *, split: words.Split = words.WORDS) -> float:
   """1 - ROUGE-L, the F-measure over the longest common subsequence of words.
 
   On ASCII the words, and so the scores, are those of the rouge_score package without stemming.
@@ -119,14 +119,14 @@ def rouge_l(text, other, *, split=words.WORDS):
 
 
 @_of_texts
-def exact_match(text, other):
+def exact_match(text: str, other: str) -> float:
   """0 for equal texts, 1 for all others, as where an answer is right or wrong."""
   del text, other  # That they are equal is seen before.
   return 0.0
 
 
 @_of_texts
-def token_f1(text, other, *, form=words.ANSWER):
+def token_f1(text: str, other: str, *, form: words.AnswerForm = words.ANSWER) -> float:
   """1 - token F1 of SQuAD (Rajpurkar et al., https://arxiv.org/abs/1606.05250).
 
   The harmonic mean of precision and recall over bags of words, in lower case, without ASCII
@@ -137,7 +137,7 @@ def token_f1(text, other, *, form=words.ANSWER):
 
 
 @_of_texts
-def bleu(text, other, *, tokenize='13a'):
+def bleu(text: str, other: str, *, tokenize: str = '13a') -> float:
   """1 - sentence BLEU by sacrebleu: exponential smoothing, effective order, 13a words.
 
   Not symmetric: precision is that of the first text. `tokenize` is one of sacrebleu's.
@@ -146,7 +146,7 @@ def bleu(text, other, *, tokenize='13a'):
 
 
 @_of_texts
-def chrf(text, other, *, word_order=0):
+def chrf(text: str, other: str, *, word_order: int = 0) -> float:
   """1 - chrF by sacrebleu: F2 over character 1- to 6-grams, and `word_order` n-grams of words."""
   return _chrf_scorer(word_order).sentence_score(text, [other]).score / 100
 
@@ -178,22 +178,22 @@ DISSIMILARITIES: dict[str, Dissimilarity] = {
 
 
 @functools.cache
-def _bleu_scorer(tokenize):
+def _bleu_scorer(tokenize: str) -> sacrebleu.BLEU:
   words.check_tokenization(tokenize)
   return sacrebleu.BLEU(effective_order=True, tokenize=tokenize)
 
 
 @functools.cache
-def _chrf_scorer(word_order):
+def _chrf_scorer(word_order: int) -> sacrebleu.CHRF:
   return sacrebleu.CHRF(word_order=word_order)
 
 
-def _padded(tokens, length):
+def _padded(tokens: np.ndarray, length: int) -> np.ndarray:
   short = length - tokens.shape[-1]
   return np.pad(tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, short)])
 
 
-def _apply(dissimilarity, index, output, other):
+def _apply(dissimilarity: Dissimilarity, index: int, output: Any, other: Any) -> float:
   """dissimilarity(output, other), checked and without rounding beyond [0, 1]."""
   value = float(dissimilarity(output, other))
   if not -ROUNDING <= value <= 1 + ROUNDING:  # NaN is refused, too.
@@ -202,7 +202,7 @@ def _apply(dissimilarity, index, output, other):
   return min(1.0, max(0.0, value))
 
 
-def _check_lengths(**sequences):
+def _check_lengths(**sequences: Sequence) -> None:
   lengths = {name: len(sequence) for name, sequence in sequences.items()}
   if len(set(lengths.values())) > 1:
     found = ', '.join(f'{length} {name}' for name, length in lengths.items())

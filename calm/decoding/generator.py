@@ -21,20 +21,20 @@ from calm.exits import rules
 
 
 def decode(
-  model,
-  params,
-  encoder_input_tokens,
+  model: Any,
+  params: Any,
+  encoder_input_tokens: jax.Array,
   *,
-  max_decode_steps,
-  prompts=None,
-  sampling=None,
-  keys=None,
-  eos_id=1,
-  rule=None,
-  fill='exit_state',
-  classes=None,
-  encoded=None,
-):
+  max_decode_steps: int,
+  prompts: jax.Array | None = None,
+  sampling: samplings.ChoiceRule | None = None,
+  keys: jax.Array | None = None,
+  eos_id: int = 1,
+  rule: rules.ExitRule | None = None,
+  fill: str = 'exit_state',
+  classes: Any = None,
+  encoded: jax.Array | None = None,
+) -> loop.Decoded:
   """Generates for int32 encoder_input_tokens[B, S]; pure, to be jitted.
 
   A bfloat16 model needs `compiler_options=ROUNDING` there for the equalities that `Generator` has.
@@ -99,7 +99,7 @@ def decode(
   return _with_prompts(generated, given, first_column) if prompt_length else generated
 
 
-def _start(rule, fill):
+def _start(rule: rules.ExitRule | None, fill: str) -> steps.Start:
   """The cheapest step that does what is asked."""
   if rule is None or isinstance(rule, rules.NeverExit):
     return steps.full_depth
@@ -133,7 +133,7 @@ class Generator:
   rule: rules.ExitRule = dataclasses.field(default_factory=rules.NeverExit)
   fill: str = 'exit_state'  # One of calm.decoding.all_layers.FILLS.
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
     samplings.check(self.sampling)
     config = self.model.config
@@ -142,18 +142,26 @@ class Generator:
       raise settings.SettingError('fill', self.fill, f'one of {", ".join(all_layers.FILLS)}')
 
   @property
-  def draws(self):
+  def draws(self) -> bool:
     """Whether random keys are needed."""
     return isinstance(self._choose, samplings.Sampling)
 
   @property
-  def _choose(self):
+  def _choose(self) -> samplings.ChoiceRule:
     rule = self.sampling
     if isinstance(rule, samplings.Sampling) and rule.temperature == 0:
       return samplings.Greedy(num_samples=rule.num_samples)
     return rule
 
-  def __call__(self, params, encoder_input_tokens, *, prompts=None, key=None, encoded=None):
+  def __call__(
+    self,
+    params: Any,
+    encoder_input_tokens: jax.typing.ArrayLike,
+    *,
+    prompts: jax.typing.ArrayLike | None = None,
+    key: jax.Array | None = None,
+    encoded: jax.typing.ArrayLike | None = None,
+  ) -> loop.Decoded:
     """Decodes int32 encoder_input_tokens[B, S] as `decode` does, encoded[B, S, D] or not.
 
     `key` is one random key, or keys[B] of the rows' own if a row's draws are not to depend on
@@ -188,34 +196,37 @@ class Generator:
     )
 
 
-def row_keys(key, numbers):
+def row_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
   """Random keys[B] from one key and each row's int32 number[B], wherever the row is decoded."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
-def _sample_keys(keys, times):
+def _sample_keys(keys: jax.Array, times: int) -> jax.Array:
   """Random keys[B] to keys[B * times]: one for each sample of each row."""
   return jax.vmap(lambda key: row_keys(key, jnp.arange(times)))(keys).reshape(-1)
 
 
-def _shift_right(tokens, amount):
+def _shift_right(tokens: jax.Array, amount: jax.Array) -> jax.Array:
   """Moves each row of tokens[B, P] right by its own amount[B]; 0 comes in."""
   index = jnp.arange(tokens.shape[1]) - amount[:, None]
   moved = jnp.take_along_axis(tokens, jnp.maximum(index, 0), axis=1)
   return jnp.where(index >= 0, moved, 0)
 
 
-def _with_prompts(generated, given, first_column):
+def _with_prompts(
+  generated: loop.Decoded, given: jax.Array, first_column: jax.Array
+) -> loop.Decoded:
   """Puts given[B, P], which ends where generation begins, before it; each row starts at 0."""
   nothing = jnp.zeros_like(given)
 
-  def joined(before, after):
+  def joined(before: jax.Array, after: jax.Array) -> jax.Array:
     array = jnp.concatenate([before.astype(after.dtype), after], axis=1)
     index = jnp.arange(array.shape[1]) + first_column[:, None]
     moved = jnp.take_along_axis(array, jnp.minimum(index, array.shape[1] - 1), axis=1)
     return jnp.where(index < array.shape[1], moved, 0)
 
-  return generated.replace(
+  return dataclasses.replace(
+    generated,
     tokens=joined(given, generated.tokens),
     exit_layer=joined(nothing, generated.exit_layer),
     confidence=joined(nothing, generated.confidence),

@@ -5,6 +5,7 @@ here: on CPU that costs more than the product that makes the logits.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
 import flax.struct
@@ -38,7 +39,9 @@ class Greedy:
 
   num_samples: settings.Count = flax.struct.field(pytree_node=False, default=1)
 
-  def __call__(self, logits, keys=None, position=None):
+  def __call__(
+    self, logits: jax.Array, keys: jax.Array | None = None, position: jax.Array | None = None
+  ) -> Choice:
     """Chooses for float32 logits[B, V]; a sure choice has a sampling_log_prob of 0."""
     del keys, position
     token = argmax(logits)
@@ -60,8 +63,10 @@ class Sampling:
   top_p: Annotated[jax.typing.ArrayLike, settings.Range(0, 1, above=True)] | None = None
   num_samples: settings.Count = flax.struct.field(pytree_node=False, default=1)
 
-  def __call__(self, logits, keys, position):
+  def __call__(self, logits: jax.Array, keys: jax.Array | None, position: jax.Array) -> Choice:
     """Draws for float32 logits[B, V]; a row's draw depends on its key and position alone."""
+    if keys is None:
+      raise ValueError('Sampling draws, and needs keys.')
     kept = self.truncated(logits)
     step_keys = jax.vmap(jax.random.fold_in)(keys, position)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[-1:]))(step_keys)
@@ -69,7 +74,7 @@ class Sampling:
     token = argmax(kept + noise)
     return Choice(token, token_log_prob(logits, token), token_log_prob(kept, token))
 
-  def truncated(self, logits):
+  def truncated(self, logits: jax.Array) -> jax.Array:
     """The logits[B, V] of the distribution drawn from; -inf where a token is cut."""
     # From the maximum down: at temperature 0 all but the maximum become -inf.
     logits = logits - logits.max(-1, keepdims=True)
@@ -116,19 +121,19 @@ def choice(
   return rule
 
 
-def _check_number(name, value, needed, whole=False):
+def _check_number(name: str, value: Any, needed: str, whole: bool = False) -> None:
   kinds = int if whole else int | float
   if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
     raise ValueError(f'{name} is {value!r}, and must be {needed}.')
 
 
-def check(rule):
+def check(rule: ChoiceRule) -> None:
   """Raises ValueError for settings outside their range; traced ones are not looked at."""
   if isinstance(rule, Greedy | Sampling):
     settings.check_fields(rule)
 
 
-def as_arrays(rule):
+def as_arrays(rule: ChoiceRule) -> ChoiceRule:
   """The rule with arrays of one type each for its numbers, so that one compilation serves all."""
   if not isinstance(rule, Sampling):
     return rule
@@ -140,7 +145,7 @@ def as_arrays(rule):
   return dataclasses.replace(rule, **arrays)
 
 
-def argmax(logits):
+def argmax(logits: jax.Array) -> jax.Array:
   """Index int32[...] of the largest of logits[..., V], the first if several are equal.
 
   Two plain reductions, each of which CPUs do eight or more numbers at a time, in place of the
@@ -153,33 +158,33 @@ def argmax(logits):
   return jnp.where(is_largest, indices, size - 1).min(-1)
 
 
-def token_log_prob(logits, token):
+def token_log_prob(logits: jax.Array, token: jax.Array) -> jax.Array:
   """Log-probability in nats of int32 token[...] under softmax of logits[..., V]."""
   chosen = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def keep_top_k(logits, k):
+def keep_top_k(logits: jax.Array, k: jax.typing.ArrayLike) -> jax.Array:
   """-inf for all but the k largest of logits[..., V] and what ties with the least of them."""
 
-  def enough(kept):
+  def enough(kept: jax.Array) -> jax.Array:
     return kept.sum(-1, keepdims=True) >= k
 
   return _cut(logits, enough)
 
 
-def keep_top_p(logits, p):
+def keep_top_p(logits: jax.Array, p: jax.typing.ArrayLike) -> jax.Array:
   """-inf for all but the fewest of logits[..., V] whose probabilities sum to p or more."""
   weights = jnp.exp(logits - logits.max(-1, keepdims=True))
   target = jnp.asarray(p, jnp.float32) * weights.sum(-1, keepdims=True)
 
-  def enough(kept):
+  def enough(kept: jax.Array) -> jax.Array:
     return jnp.where(kept, weights, 0).sum(-1, keepdims=True) >= target
 
   return _cut(logits, enough)
 
 
-def _cut(logits, enough):
+def _cut(logits: jax.Array, enough: Callable[[jax.Array], jax.Array]) -> jax.Array:
   """Keeps logits[..., V] from the highest threshold on at which `enough(kept)` holds.
 
   The threshold is found bit by bit in 32 passes over the logits, each a comparison and a sum: a
@@ -187,7 +192,7 @@ def _cut(logits, enough):
   """
   order = _ordered_bits(logits)
 
-  def try_bit(i, threshold):
+  def try_bit(i: jax.Array, threshold: jax.Array) -> jax.Array:
     higher = threshold | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
     return jnp.where(enough(order >= higher), higher, threshold)
 
@@ -196,7 +201,7 @@ def _cut(logits, enough):
   return jnp.where(order >= threshold, logits, -jnp.inf)
 
 
-def _ordered_bits(x):
+def _ordered_bits(x: jax.Array) -> jax.Array:
   """Maps float32 x to uint32 in the same order."""
   bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
   negative = bits >> 31 == 1

@@ -12,7 +12,7 @@ import numpy as np
 from calm import fingerprints, notices, settings, storage
 from calm.decoding import generator as generators
 from calm.exits.families import Family
-from calm.exits.rules import NeverExit
+from calm.exits.rules import ExitRule, NeverExit
 from calm.models import parameters
 from calm.tasks import fidelity, tokenization
 from calm.tasks import identity as identities
@@ -74,7 +74,7 @@ class TextPredictor:
     'sampling.num_samples': '--gin.NUM_SAMPLES',
   }
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
     known, wanted = self.generator.model.config.vocab_size, self.vocabulary.vocab_size
     if wanted > known:
@@ -128,7 +128,7 @@ class TextPredictor:
     """The same at a threshold of the family; None never exits."""
     return self.with_rule(NeverExit() if threshold is None else self._family(threshold))
 
-  def with_rule(self, rule) -> 'TextPredictor':
+  def with_rule(self, rule: ExitRule) -> 'TextPredictor':
     """The same by any rule."""
     return self.with_generator(rule=rule)
 
@@ -175,7 +175,7 @@ class TextPredictor:
       ended, length, cut, example.where, 'inputs', ends_in_eos=self.add_eos
     )
 
-  def _prefix(self, example, losses=None) -> np.ndarray:
+  def _prefix(self, example: Example, losses: fidelity.Losses | None = None) -> np.ndarray:
     """Tokens int32[n] that the prediction is to begin with, without an end."""
     _check_utf8(example.prefix, example)
     (tokens,) = tokenization.encode(self.vocabulary, [example.prefix])
@@ -198,7 +198,7 @@ class TextPredictor:
     prompts = None
     if longest:
       prompts = tokenization.pad_rows(prefixes, 1 << (longest - 1).bit_length(), self.batch_size)
-    given = {'prompts': prompts, 'key': self._keys(examples)}
+    given: dict[str, Any] = {'prompts': prompts, 'key': self._keys(examples)}
     if encoded is not None:
       given['encoded'] = _pad_states(encoded, length, self.batch_size)
     notices.once('decoding', 'Decoding; each new shape of a batch is compiled first.')
@@ -219,7 +219,7 @@ class TextPredictor:
       raise ValueError('There is no rule with a threshold: give `exits`, as @families.family().')
     return self.exits
 
-  def _identity(self, rule):
+  def _identity(self, rule: ExitRule | Family) -> dict[str, Any]:
     config = self.generator.model.config
     drawn = {'seed': self.seed} if self.generator.draws else {}
     return {
@@ -237,15 +237,18 @@ class TextPredictor:
       'code': fingerprints.code(*CODE),
     }
 
-  def _keys(self, examples):
+  def _keys(self, examples: Sequence[Example]) -> jax.Array | None:
     if not self.generator.draws:
       return None
     indices = np.zeros(self.batch_size, np.int32)
     indices[: len(examples)] = [example.index for example in examples]
     return generators.row_keys(jax.random.key(self.seed), jnp.asarray(indices))
 
-  def _row(self, decoded, row, given):
-    """What is said of a row whose first `given` tokens are not its own."""
+  def _row(self, decoded: Any, row: int, given: int) -> dict[str, Any]:
+    """What is said of a row whose first `given` tokens are not its own.
+
+    `decoded` is a `calm.decoding.loop.Decoded` of NumPy arrays.
+    """
     exit_layer = decoded.exit_layer[row, given:]
     num_logits = decoded.num_logits[row, given:]
     num_tokens = int((exit_layer > 0).sum())
@@ -271,14 +274,14 @@ class TextPredictor:
     return result
 
 
-def _check_utf8(text, example):
+def _check_utf8(text: str, example: Example) -> None:
   try:
     text.encode('utf-8')
   except UnicodeEncodeError:  # JSON may escape half of a surrogate pair.
     raise ValueError(f'{example.where}: {HALF_A_PAIR}') from None
 
 
-def _pad_states(states, length, num_rows):
+def _pad_states(states: Sequence[np.ndarray], length: int, num_rows: int) -> np.ndarray:
   """States [n, D] of each row as one array [num_rows, length, D], 0 where there are none."""
   padded = np.zeros((num_rows, length, states[0].shape[-1]), states[0].dtype)
   for row, own in zip(padded, states, strict=False):

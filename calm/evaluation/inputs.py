@@ -41,7 +41,7 @@ class Reader:
   prefix: str | None = None  # a template, too: what the answer is to begin with
   form: Form | None = None  # in place of the template
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.input_format not in (None, *FORMATS):
       raise ValueError(f'input_format is {self.input_format!r}, not one of {FORMATS} or None.')
     if not self._fields:
@@ -86,11 +86,11 @@ class Reader:
       yield {'index': index, **head}, Example(index, where, texts, '', head, prefix)
 
   @functools.cached_property
-  def _template(self):
+  def _template(self) -> Template:
     return Template(self.template)
 
   @functools.cached_property
-  def _prefix(self):
+  def _prefix(self) -> Template:
     return Template(self.prefix or '')
 
   @property
@@ -100,11 +100,11 @@ class Reader:
     return set(self._template.paths)
 
   @property
-  def _format(self):
+  def _format(self) -> str:
     return self.input_format or lines.format_of(self.path) or 'lines'
 
   @property
-  def _has_records(self):
+  def _has_records(self) -> bool:
     return self._format != 'lines'
 
   def _texts(self, record: Mapping[str, Any]) -> dict[str, str]:
@@ -128,5 +128,5 @@ class Reader:
       yield from ((where, {field: line}) for where, line in lines.read_lines(path))
 
 
-def _is_pipe(path):
+def _is_pipe(path: str) -> bool:
   return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)

@@ -3,10 +3,11 @@
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import seqio
 import tqdm
 
 from calm import storage
@@ -27,7 +28,7 @@ def predict(
   predictor: Predictor,
   input_path: str | None = None,
   output_path: str = STANDARD_OUTPUT,
-  task=None,
+  task: seqio.Task | None = None,
   split: str | None = None,
   inputs_template: str = '{inputs}',
   form: Form | None = None,
@@ -152,7 +153,7 @@ def run(
   return number
 
 
-def _of_split(task, split) -> list[tuple[Row, Example]]:
+def _of_split(task: seqio.Task | None, split: str | None) -> list[tuple[Row, Example]]:
   if task is None or not split:
     raise ValueError(
       "Nothing to predict: set --input to a file, or to '-' for standard input, or give a task and"
@@ -165,7 +166,7 @@ def _check_all(reader: Reader, predictor: Predictor) -> int:
   """Reads a file through: a bad line shows before hours of work, and the bar knows its end."""
   count = 0
 
-  def counted():
+  def counted() -> Iterator[Example]:
     nonlocal count
     for _, example in reader:
       count += 1
@@ -182,7 +183,7 @@ def _checked(reader: Reader, predictor: Predictor) -> Pairs:
     yield own, example
 
 
-def _check_output(input_path, output_path):
+def _check_output(input_path: str | None, output_path: str) -> None:
   if input_path in (None, '', STANDARD_INPUT) or not Path(output_path).exists():
     return
   if Path(input_path).exists() and Path(input_path).samefile(output_path):
@@ -195,6 +196,6 @@ def _batches(pairs: Pairs, size: int) -> Iterator[list[tuple[Row, Example]]]:
     yield batch
 
 
-def _without_results(own, results):
+def _without_results(own: Row, results: Collection[str]) -> Row:
   # The checksum is the journal's.
   return {key: value for key, value in own.items() if key not in (*results, storage.CHECKSUM)}

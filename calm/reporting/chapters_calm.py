@@ -119,7 +119,7 @@ def coloured_texts(study: Study, show: Writer, table: Rows) -> list[page.Section
   ]
 
 
-def _thresholds(study: Study, table: Rows, name: str):
+def _thresholds(study: Study, table: Rows, name: str) -> tuple[list[float], str]:
   """Two thresholds, descending, at which examples are shown, and a sentence on where they are from.
 
   The lowest ones certified for textual consistency; where they are fewer than two,

@@ -28,7 +28,7 @@ class DecoderCost:
     """The K/V half of a layer: all that state propagation computes for a skipped layer."""
     return 2 * 2 * self.config.emb_dim * self._joined
 
-  def attend(self, position, source_length):
+  def attend(self, position: int | np.ndarray, source_length: int | np.ndarray) -> int | np.ndarray:
     """The other half of a layer: attention, cross-attention and feed-forward.
 
     `position` (from 0) is the token's: it sees position + 1 keys, and source_length of the source.
@@ -40,7 +40,7 @@ class DecoderCost:
     branches = len(cfg.mlp_activations)
     return 2 * query_and_out + over_keys + 2 * (branches + 1) * cfg.emb_dim * cfg.mlp_dim
 
-  def head(self, num_logits=None):
+  def head(self, num_logits: int | np.ndarray | None = None) -> int | np.ndarray:
     """The output projection, for the whole vocabulary or so many logits (a number or an array)."""
     return 2 * self.config.emb_dim * (self.config.vocab_size if num_logits is None else num_logits)
 
@@ -78,10 +78,10 @@ class DecoderCost:
     return float(steps + num_filled(exit_layers) * self.keys_values)
 
   @property
-  def _joined(self):
+  def _joined(self) -> int:
     return self.config.num_heads * self.config.head_dim
 
-  def _looking(self, rule):
+  def _looking(self, rule: ExitRule) -> int:
     """FLOPs at a layer of what a measure asks for beside logits: a linear classifier, a cosine."""
     measure = getattr(rule, 'measure', None)
     names = () if measure is None else confidence.needs(measure)
@@ -94,7 +94,9 @@ class SourceCost:
 
   config: Any  # a calm.models.t5.T5Config
 
-  def encoder(self, source_length, attention_products: bool = True):
+  def encoder(
+    self, source_length: int | np.ndarray, attention_products: bool = True
+  ) -> int | np.ndarray:
     """All encoder layers, with or without the products that grow with the square of S."""
     cfg = self.config
     joined = cfg.num_heads * cfg.head_dim
@@ -104,7 +106,7 @@ class SourceCost:
     products = 2 * 2 * source_length**2 * joined if attention_products else 0
     return cfg.num_encoder_layers * (projections + feed_forward + products)
 
-  def cross_keys_values(self, source_length):
+  def cross_keys_values(self, source_length: int | np.ndarray) -> int | np.ndarray:
     """Keys and values of the source for all decoder layers."""
     keys_values = DecoderCost(self.config).keys_values
     return self.config.num_decoder_layers * source_length * keys_values

@@ -41,5 +41,5 @@ def tradeoff(study: Study, measure: confidence.Measure, taus: Sequence[float]) -
   return rows
 
 
-def _named(tau):
+def _named(tau: float) -> str:
   return f'tau = {tau:g}'

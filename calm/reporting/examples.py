@@ -92,7 +92,7 @@ def examples(study: Study, name: str, thresholds: Sequence[float]) -> list[Shown
   return shown
 
 
-def pieces(vocabulary, tokens: Sequence[int]) -> list[str]:
+def pieces(vocabulary: Any, tokens: Sequence[int]) -> list[str]:
   """What each token adds to the text, its space included; '</s>' for the one that ends it.
 
   A token that completes no letter of its own adds nothing.
@@ -110,7 +110,7 @@ def pieces(vocabulary, tokens: Sequence[int]) -> list[str]:
   return parts
 
 
-def _risk_increase(study: Study, way: Way):
+def _risk_increase(study: Study, way: Way) -> np.ndarray | None:
   """Risk less the full model's, float64[n], positive or not; None without references."""
   if 'risk' not in study.objectives:
     return None
@@ -148,7 +148,7 @@ def as_html(shown: Shown) -> str:
   return f'<h3>{where}</h3>\n<dl>\n{terms}\n</dl>'
 
 
-def _tokens(pieces):
+def _tokens(pieces: Sequence[tuple[str, int]]) -> str:
   spans = []
   for text, layer in pieces:
     said = html.escape(text) if text else '&middot;'

@@ -227,12 +227,12 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
   return re.sub(r'<svg[^>]*>', lambda _: opening, svg, count=1)
 
 
-def _axes(count, size, **options) -> tuple[Figure, list[Axes]]:
+def _axes(count: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:
   figure = Figure(figsize=size, layout='constrained')
   return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
 
 
-def _lines(axes, rows, x, y, *, marked=True):
+def _lines(axes: Axes, rows: Sequence[Row], x: str, y: str, *, marked: bool = True) -> None:
   """A line for each series, in the order of the rows."""
   for i, name in enumerate(dict.fromkeys(row['series'] for row in rows)):
     shown = [row for row in rows if row['series'] == name]
@@ -241,7 +241,7 @@ def _lines(axes, rows, x, y, *, marked=True):
     _line(axes, shown, x, y, label=label(name), color=color, marker=marker)
 
 
-def _line(axes, rows, x, y, **style):
+def _line(axes: Axes, rows: Sequence[Row], x: str, y: str, **style: Any) -> None:
   axes.plot([row[x] for row in rows], [row[y] for row in rows], **style)
 
 

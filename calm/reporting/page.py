@@ -139,11 +139,11 @@ def table(
   names = [name for name in names if not name.endswith('_std')]
   textual = {name for name in names if any(isinstance(row.get(name), str) for row in rows)}
 
-  def header(name):
+  def header(name: str) -> str:
     kind = ' class="text"' if name in textual else ''
     return f'<th scope="col"{kind}>{html.escape(label(name))}</th>'
 
-  def cell(row, name, first):
+  def cell(row: Row, name: str, first: bool) -> str:
     kind = ' class="text"' if name in textual else ''
     text = html.escape(_cell(row, name))
     return f'<th scope="row">{text}</th>' if first else f'<td{kind}>{text}</td>'
@@ -170,7 +170,7 @@ def contrast(colour: str, other: str) -> float:
   return (lights[1] + 0.05) / (lights[0] + 0.05)
 
 
-def _luminance(rgb):
+def _luminance(rgb: Sequence[float]) -> float:
   linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
   return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -180,13 +180,13 @@ def colours() -> str:
   light = {'--paper': '#ffffff', **{name: pair[0] for name, pair in COLOURS.items()}}
   dark = {'--paper': '#17181a', **{name: pair[1] for name, pair in COLOURS.items()}}
 
-  def rule(values):
+  def rule(values: Mapping[str, str]) -> str:
     return ':root { ' + ' '.join(f'{name}: {value};' for name, value in values.items()) + ' }'
 
   return f'{rule(light)}\n@media (prefers-color-scheme: dark) {{ {rule(dark)} }}\n'
 
 
-def _cell(row, name):
+def _cell(row: Row, name: str) -> str:
   value, deviation = row.get(name), row.get(f'{name}_std')
   if value is None:
     return 'never' if name == 'threshold' and row.get('kind') == 'calibrated' else ''

@@ -39,7 +39,7 @@ def configuration(folder: str | os.PathLike) -> str:
     return ''
 
 
-def _code(root):
+def _code(root: Path) -> str:
   # Where the package is installed somewhere below another repository, that one's is not ours.
   if (root / '.git').exists():
     commit = _git(root, 'rev-parse', '--short=12', 'HEAD')
@@ -52,7 +52,7 @@ def _code(root):
     return 'unknown'
 
 
-def _git(root, *arguments):
+def _git(root: Path, *arguments: str) -> str | None:
   """What git prints; None where it cannot be asked."""
   command = ['git', '-C', str(root), *arguments]
   try:
@@ -61,12 +61,12 @@ def _git(root, *arguments):
     return None
 
 
-def _checkpoint(folder):
+def _checkpoint(folder: str | os.PathLike) -> str:
   steps = checkpoints.steps(folder)
   return f'step {steps[-1]}' if steps else 'none in the workdir'
 
 
-def _hardware():
+def _hardware() -> str:
   devices = jax.devices()
   kinds = dict.fromkeys(device.device_kind for device in devices)
   computes = [f'{sum(d.device_kind == kind for d in devices)} {kind}' for kind in kinds]
@@ -74,7 +74,7 @@ def _hardware():
   return host if devices[0].platform == 'cpu' else f'{", ".join(computes)}; {host}'
 
 
-def _processor():
+def _processor() -> str:
   try:
     found = re.search(r'^model name\s*:\s*(.*)$', Path('/proc/cpuinfo').read_text(), re.MULTILINE)
   except OSError:

@@ -3,9 +3,11 @@
 import html
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from matplotlib.figure import Figure
 
 from calm import storage
 from calm.calibration import testing
@@ -58,7 +60,13 @@ def report(
     return _write(study, settings, title, quality, chapters)
 
 
-def _write(study: Comparison, settings, title, quality, chapters) -> Path:
+def _write(
+  study: Comparison,
+  settings: efficiency.TrialSettings,
+  title: str,
+  quality: str,
+  chapters: Sequence[Chapter],
+) -> Path:
   folder = Path(study.folder, efficiency.FOLDER)
   efficiency.keep_earlier(folder, efficiency.settings_of(study, settings))
   show = Writer(folder)
@@ -88,7 +96,15 @@ class Writer:
   def __init__(self, folder: Path):
     self.folder = folder
 
-  def __call__(self, name, figure, rows, title, *, folded=True) -> str:
+  def __call__(
+    self,
+    name: str,
+    figure: Figure,
+    rows: Sequence[dict[str, Any]],
+    title: str,
+    *,
+    folded: bool = True,
+  ) -> str:
     """`name`.png and `name`.csv; returns the <figure> and, unless they follow, its numbers."""
     figures.save_png(figure, self.folder / f'{name}.png')
     efficiency.write_csv(self.folder / f'{name}.csv', rows)
@@ -103,14 +119,14 @@ def say(what: str) -> None:
   print(f'report: {what}', file=sys.stderr)
 
 
-def _made_in_short(made) -> str:
+def _made_in_short(made: Mapping[str, str]) -> str:
   checkpoint = f'checkpoint: {made["checkpoint"]}'
   return (
     '; '.join([made['date'], made['code'], checkpoint, made['hardware'], made['software']]) + '.'
   )
 
 
-def _summary(study: Comparison, tradeoff, quality) -> list[str]:
+def _summary(study: Comparison, tradeoff: Sequence[dict[str, Any]], quality: str) -> list[str]:
   first = next(iter(study.costs))
   full = [row for row in tradeoff if row['kind'] == 'static'][-1]
   oracle = next((row for row in tradeoff if row['kind'] == 'oracle'), None)
@@ -129,7 +145,9 @@ def _summary(study: Comparison, tradeoff, quality) -> list[str]:
   return lines
 
 
-def _tradeoff(study: Comparison, show: Writer, rows, quality) -> page.Section:
+def _tradeoff(
+  study: Comparison, show: Writer, rows: Sequence[dict[str, Any]], quality: str
+) -> page.Section:
   label = next(iter(study.costs.values()))
   oracle = '' if study.oracle is None else ' The oracle knows what the full one will say.'
   return page.section(
@@ -145,7 +163,13 @@ def _tradeoff(study: Comparison, show: Writer, rows, quality) -> page.Section:
   )
 
 
-def _efficiency(study: Comparison, show: Writer, rows, settings, metrics) -> page.Section:
+def _efficiency(
+  study: Comparison,
+  show: Writer,
+  rows: Sequence[dict[str, Any]],
+  settings: efficiency.TrialSettings,
+  metrics: Sequence[str],
+) -> page.Section:
   label, *_ = study.costs.values()
   title = f'{label[0].upper()}{label[1:]} by tolerance'
   explained = _columns(study, rows, settings, metrics)
@@ -163,7 +187,12 @@ def _efficiency(study: Comparison, show: Writer, rows, settings, metrics) -> pag
   )
 
 
-def _columns(study: Comparison, rows, settings, metrics) -> dict[str, str]:
+def _columns(
+  study: Comparison,
+  rows: Sequence[dict[str, Any]],
+  settings: efficiency.TrialSettings,
+  metrics: Sequence[str],
+) -> dict[str, str]:
   """The columns of the table, what matters most first, and what each of them says."""
   first, *others = study.costs
   by = figures.label(testing.name_of(study.dissimilarity))
@@ -193,14 +222,16 @@ def _columns(study: Comparison, rows, settings, metrics) -> dict[str, str]:
   return {name: text for name, text in explained.items() if name in present}
 
 
-def _group(row) -> str:
+def _group(row: Mapping[str, Any]) -> str:
   """What a row of the table stands below."""
   if row['objective'] is None:
     return 'Without calibration'
   return f'{row["objective"].capitalize()} consistency, delta = {row["delta"]:g}'
 
 
-def _made(study: Comparison, settings, made) -> page.Section:
+def _made(
+  study: Comparison, settings: efficiency.TrialSettings, made: Mapping[str, str]
+) -> page.Section:
   """When, of what and on what; the configuration and all settings."""
   found = json.dumps(efficiency.settings_of(study, settings), indent=2, ensure_ascii=False)
   parts = [page.terms(made), page.folded('Settings of this comparison', found)]

@@ -6,7 +6,7 @@ and no state is copied.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from calm import settings
 from calm.decoding.sampling import Choice, argmax, token_log_prob
 from calm.decoding.shortlist import best_of
 from calm.evaluation import calibrate
-from calm.evaluation.outcomes import predict_split
+from calm.evaluation.outcomes import Results, predict_split
 from calm.evaluation.split import Split
-from calm.exits.rules import NeverExit
+from calm.exits.rules import Evidence, NeverExit
 from calm.reporting.study import Study
 
 KINDS = ('first layer', 'ranked')
@@ -33,11 +33,11 @@ class FirstLayerAt:
   position: jax.typing.ArrayLike
   needs = ()
 
-  def may_exit(self, evidence):
+  def may_exit(self, evidence: Evidence) -> jax.Array:
     """Rows at the position, after layer 1."""
     return (evidence.position == self.position) & (evidence.layer == 1)
 
-  def __call__(self, evidence):
+  def __call__(self, evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """These rows stop."""
     return self.may_exit(evidence), jnp.ones_like(evidence.position, jnp.float32)
 
@@ -50,7 +50,7 @@ class RankedAt:
   rank: int = flax.struct.field(pytree_node=False, default=10)
   num_samples: int = flax.struct.field(pytree_node=False, default=1)
 
-  def __call__(self, logits, keys, position):
+  def __call__(self, logits: jax.Array, keys: jax.Array | None, position: jax.Array) -> Choice:
     """Chooses for float32 logits[B, V] at the int32 position[B] within each row."""
     del keys
     here = position == self.position
@@ -106,12 +106,12 @@ def sensitivity(
   return rows
 
 
-def _output(study, row):
+def _output(study: Study, row: Mapping[str, Any]) -> Any:
   """What the dissimilarity compares: a text, or tokens."""
   return row['prediction'] if 'risk' in study.objectives else row['tokens']
 
 
-def _perturbed(study, few, kind, position, rank):
+def _perturbed(study: Study, few: Split, kind: str, position: int, rank: int) -> Results:
   """Decodes with one wrong token; kept like everything else."""
   if kind == 'ranked':
     changes: dict[str, Any] = {'rule': NeverExit(), 'sampling': RankedAt(position, rank)}

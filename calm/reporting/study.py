@@ -18,6 +18,7 @@ from calm.evaluation.outcomes import Rerun, Results
 from calm.evaluation.split import Split, read_split
 from calm.exits import confidence, rules
 from calm.exits.families import Family
+from calm.models.t5 import T5Config
 from calm.reporting.comparison import Way
 from calm.reporting.cost_t5 import DecoderCost
 from calm.reporting.timing import time_rules
@@ -73,7 +74,7 @@ class Study:
     }
   )
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     settings.check_fields(self)
     object.__setattr__(self, 'grid', testing.check_grid(self.grid))
     names = [confidence.name_of(measure) for measure in self.measures]
@@ -86,7 +87,7 @@ class Study:
     object.__setattr__(self, 'predictor', dataclasses.replace(self.predictor, per_token=True))
 
   @property
-  def config(self):
+  def config(self) -> T5Config:
     """The T5Config of the model."""
     return self.predictor.generator.model.config
 
@@ -197,7 +198,7 @@ class Study:
     return self._losses[objective](way.results)
 
   @functools.cached_property
-  def _losses(self):
+  def _losses(self) -> dict[str, Callable[[Results], np.ndarray]]:
     return {
       objective: losses_of_results(self.split, self.full.results, objective, self.dissimilarity)
       for objective in self.objectives
@@ -235,10 +236,10 @@ class Study:
     predictor = dataclasses.replace(self.predictor, exits=exits)
     return Rerun(self.split, predictor, Path(self.workdir, calibrate.FOLDER), exits.name)
 
-  def _decoded(self, label, name, rule) -> Way:
+  def _decoded(self, label: str, name: str, rule: rules.ExitRule) -> Way:
     return self._way(label, self._any.run(name, self.predictor.with_rule(rule)), rule)
 
-  def _way(self, label: str, results: Results, rule) -> Way:
+  def _way(self, label: str, results: Results, rule: rules.ExitRule) -> Way:
     costs = {
       'layers': results.cost('layers'),
       'flops': self._flops(results, rule, with_head=True),
@@ -246,7 +247,7 @@ class Study:
     }
     return Way(label, results, costs, self.predictor.with_rule(rule))
 
-  def _flops(self, results, rule, *, with_head):
+  def _flops(self, results: Results, rule: rules.ExitRule, *, with_head: bool) -> np.ndarray:
     """Decoder FLOPs float64[n] of each example, per token it generated."""
     cost = DecoderCost(self.config)
     totals = [
@@ -258,6 +259,6 @@ class Study:
     return np.array(totals) / np.maximum(1, results.units)
 
 
-def _rule_of(predictor: Any):
+def _rule_of(predictor: Any) -> rules.ExitRule:
   """The rule of a TextPredictor."""
   return predictor.generator.rule

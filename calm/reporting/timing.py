@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from calm.decoding.generator import Generator
+from calm.decoding.loop import Decoded
 from calm.decoding.text_predictor import padded_length
 from calm.exits.rules import ExitRule
 
@@ -31,8 +33,8 @@ class Timing:
 
 
 def time_rules(
-  generator,
-  params,
+  generator: Generator,
+  params: Any,
   inputs: Sequence[np.ndarray],
   rules: Mapping[str, ExitRule],
   *,
@@ -73,7 +75,7 @@ def time_rules(
   return {name: Timing(tuple(seconds[name]), tokens[name]) for name in rules}
 
 
-def _batches(inputs, batch_size, inputs_length) -> list[Any]:
+def _batches(inputs: Sequence[np.ndarray], batch_size: int, inputs_length: int | None) -> list[Any]:
   """Arrays int32[batch_size, S], padded as `TextPredictor` does."""
   from calm.tasks import tokenization
 
@@ -86,10 +88,10 @@ def _batches(inputs, batch_size, inputs_length) -> list[Any]:
   return found
 
 
-def _run(generator, params, batch):
+def _run(generator: Generator, params: Any, batch: np.ndarray) -> Decoded:
   # A key is ignored by generators that do not draw.
   return jax.block_until_ready(generator(params, batch, key=jax.random.key(0)))
 
 
-def _count(decoded):
+def _count(decoded: Decoded) -> int:
   return int((np.asarray(decoded.exit_layer) > 0).sum())
