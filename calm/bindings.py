@@ -79,7 +79,9 @@ class Bindings:
     """
     done: set[tuple[str, tuple[str, ...]]] = set()
 
-    def visit(selector, scopes, path):
+    def visit(
+      selector: str, scopes: tuple[str, ...], path: list[tuple[str, tuple[str, ...]]]
+    ) -> Iterator[tuple[Key, Any, tuple[str, ...]]]:
       if (selector, scopes) in done:
         return
       done.add((selector, scopes))
@@ -166,12 +168,12 @@ def name_of(key: Key) -> str:
   return f'{scope}{"/" if scope else ""}{brief(selector)}.{parameter}'
 
 
-def brief(selector):
+def brief(selector: str) -> str:
   """The last two names, as configs import modules."""
   return '.'.join(selector.split('.')[-2:])
 
 
-def means(written, name):
+def means(written: str, name: str) -> bool:
   """Whether what a user wrote is what `name_of` says; either may have more of the module."""
   if written == name:
     return True
@@ -182,6 +184,6 @@ def means(written, name):
   return scope == other_scope and (rest.endswith(f'.{other}') or other.endswith(f'.{rest}'))
 
 
-def _shown(call):
+def _shown(call: tuple[str, tuple[str, ...]]) -> str:
   selector, scopes = call
   return '/'.join(scopes) if selector == MACRO else brief(selector)

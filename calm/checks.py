@@ -110,12 +110,12 @@ def idle(
   return [one for one in given if not any(means(one.name, name) for name in used)]
 
 
-def _like(setting, read):
+def _like(setting: Setting, read: Collection[str]) -> str:
   like = difflib.get_close_matches(setting.name, read, 1)
   return f'did you mean {like[0]}?' if like else f'there are {", ".join(sorted(read))}.'
 
 
-def _why_idle(bindings, setting):
+def _why_idle(bindings: Bindings, setting: Setting) -> str:
   if not setting.name.isidentifier():
     configurable = setting.name.rpartition('.')[0].rpartition('/')[2]
     return f'nothing that is configured uses {configurable}, so {setting.name} changes nothing.'
@@ -152,7 +152,14 @@ def check_arguments(
       _require(bindings, reference.configurable.selector, scopes, function_of, (), who)
 
 
-def _require(bindings, selector, scopes, function_of, given_anyway, who):
+def _require(
+  bindings: Bindings,
+  selector: str,
+  scopes: tuple[str, ...],
+  function_of: Callable[[str], Any],
+  given_anyway: Collection[str],
+  who: str,
+) -> None:
   try:
     parameters = inspect.signature(function_of(selector)).parameters.values()
   except (ValueError, TypeError):  # Some of C's.

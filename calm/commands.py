@@ -14,7 +14,9 @@ import shutil
 import signal
 import sys
 import textwrap
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import calm
 from calm import (
@@ -122,15 +124,15 @@ def make_parser(program: Program) -> argparse.ArgumentParser:
   return parser
 
 
-def _help_width():
+def _help_width() -> int:
   return min(shutil.get_terminal_size().columns, 100) - 2
 
 
-def _formatter(prog):
+def _formatter(prog: str) -> argparse.HelpFormatter:
   return argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=_help_width())
 
 
-def _description(program, command):
+def _description(program: Program, command: Command) -> str:
   text = f'{command.summary[:1].upper()}{command.summary[1:]}. {command.details}'.rstrip()
   begin = [f'`{program.name} {one.name}`' for one in program.commands if one.begins_run]
   if begin and not command.begins_run:
@@ -138,7 +140,7 @@ def _description(program, command):
   return text
 
 
-def _add_gin_flags(parser):
+def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--gin_file',
     action='append',
@@ -168,7 +170,7 @@ def _add_gin_flags(parser):
   )
 
 
-def run(program: Program, args: argparse.Namespace, bindings: list[str]):
+def run(program: Program, args: argparse.Namespace, bindings: list[str]) -> Any:
   """Reads the configuration and calls the command's function with what gin supplies.
 
   Args:
@@ -191,7 +193,7 @@ def run(program: Program, args: argparse.Namespace, bindings: list[str]):
       return call(command)
 
 
-def call(command: Command):
+def call(command: Command) -> Any:
   """Calls the function of a command whose configuration has been read; returns what it returns."""
   import gin
 
@@ -244,13 +246,15 @@ def read(program: Program, args: argparse.Namespace, bindings: list[str]) -> Non
     print(f'{program.name} {command.name} does not use {line}.', file=sys.stderr)
 
 
-def _unused(command, bindings, by_gin, flags):
+def _unused(
+  command: Command, bindings: Sequence[str], by_gin: Collection[str], flags: Mapping[str, str]
+) -> Iterator[str]:
   """Yields what a command does not use of what the command line sets, with the reason if it knows.
 
   Names are those of macros and parameters in `by_gin`, else of flags.
   """
 
-  def named(idle):
+  def named(idle: Sequence[str]) -> str:
     return ', '.join(name if name in by_gin else flags[name] for name in idle)
 
   root = _selector(command)
@@ -264,18 +268,18 @@ def _unused(command, bindings, by_gin, flags):
       yield f'{named(more)}: {one.why}'
 
 
-def _selector(command):
+def _selector(command: Command) -> str:
   return command.function.replace(':', '.')
 
 
-def _begin(function, workdir):
+def _begin(function: Callable[..., Any], workdir: str) -> Any:
   """Calls a function that begins a run; the configuration is kept as soon as that is accepted."""
   base = configuration.macro('BASE_WORKDIR')
   if base and Path(base).resolve() == Path(workdir).resolve():
     raise ValueError(f'{workdir} is BASE_WORKDIR: give this run a --workdir of its own.')
   text, begun = configuration.to_save(), []
 
-  def accepted():
+  def accepted() -> None:
     configuration.save(workdir, text)
     begun.append(workdir)
 
@@ -285,11 +289,11 @@ def _begin(function, workdir):
   return result
 
 
-def _command(program, args):
+def _command(program: Program, args: argparse.Namespace) -> Command:
   return next(command for command in program.commands if command.name == args.command)
 
 
-def _gin_files(program, command, args):
+def _gin_files(program: Program, command: Command, args: argparse.Namespace) -> list[str]:
   """The configs to read: those that are named, or the one that the run in the workdir has saved."""
   if args.gin_file:
     return list(args.gin_file)
@@ -326,14 +330,14 @@ def main(program: Program, argv: list[str] | None = None) -> int:
     return 128 + signal.SIGPIPE
 
 
-def _write_utf8():
+def _write_utf8() -> None:
   """What goes to standard output is data in UTF-8, whatever the terminal's language."""
   for stream, errors in ((sys.stdout, 'strict'), (sys.stderr, 'backslashreplace')):
     if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ('utf-8', 'utf8'):
       stream.reconfigure(encoding='utf-8', errors=errors)
 
 
-def _main(program, argv):
+def _main(program: Program, argv: list[str]) -> int:
   parser = make_parser(program)
   try:
     others, bindings = arguments.split_gin_arguments(argv)

@@ -15,6 +15,7 @@ import stat
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 from calm import storage
 
@@ -80,7 +81,7 @@ def default_folder() -> Path:
   return cache / 'adaptive-inference' / 'compiled'
 
 
-def _prepare(folder, *, own):
+def _prepare(folder: Path, *, own: bool) -> None:
   """Makes a folder, or mends it; OSError if it cannot be used."""
   import filelock
 
@@ -100,12 +101,12 @@ def _prepare(folder, *, own):
     file.write(bytes(1 << 16))
 
 
-def _tell_failures(folder):
+def _tell_failures(folder: Path) -> None:
   """Puts JAX's warnings of this cache into a line, the first one; damaged programs are removed."""
   usual = warnings.showwarning
   told: list[str] = []
 
-  def show(message, *args, **kwargs):
+  def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
     failed = _FAILED.match(str(message))
     if failed is None:
       usual(message, *args, **kwargs)

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _UNSET = re.compile(
 )
 
 
-def shipped_root():
+def shipped_root() -> Path:
   """The folder that holds `configs/` and `gin/`: beside the package, or inside it once installed.
 
   Raises:
@@ -43,7 +43,7 @@ def shipped_root():
   raise FileNotFoundError(f'No configs/ and gin/ beside or inside {PACKAGE}: install calm again.')
 
 
-def shipped_configs(program=None):
+def shipped_configs(program: str | None = None) -> dict[str, str]:
   """Maps paths of shipped configs, as --gin_file takes them, to the first line of their header.
 
   They are those in the program's own folder, and those in no program's; without one, all.
@@ -57,7 +57,15 @@ def shipped_configs(program=None):
   return configs
 
 
-def parse(gin_files, bindings, search_paths, flags, program=None, hushed=True, roots=()):
+def parse(
+  gin_files: Sequence[str],
+  bindings: Sequence[str],
+  search_paths: Sequence[str],
+  flags: Mapping[str, str],
+  program: str | None = None,
+  hushed: bool = True,
+  roots: Collection[str] = (),
+) -> None:
   """Reads configs and bindings into gin.
 
   Args:
@@ -141,7 +149,7 @@ def apart() -> Iterator[None]:
 _all: list[Bindings] = []
 
 
-def _keep(config):
+def _keep(config: Any) -> None:
   _all[:] = [Bindings(config)]
 
 
@@ -150,7 +158,7 @@ def everything() -> Bindings:
   return _all[0]
 
 
-def _check(given, read, roots):
+def _check(given: Sequence[Setting], read: Collection[str], roots: Collection[str]) -> None:
   """Raises a ValueError for what is unread, unused or of another kind; says what files set idly."""
   idle = checks.check_use(everything(), given, read, _shipped_names(), roots)
   checks.check_values(everything(), given, function_of)
@@ -160,7 +168,7 @@ def _check(given, read, roots):
 
 
 @functools.cache
-def _shipped_names():
+def _shipped_names() -> frozenset[str]:
   """The macros that shipped building blocks set or read."""
   texts = [path.read_text(encoding='utf-8') for path in shipped_root().glob('gin/**/*.gin')]
   return frozenset().union(*map(set_in, texts), *map(read_in, texts))
@@ -179,7 +187,7 @@ def idle_in(bindings: Sequence[str], root: str, ignored: str | None = None) -> l
   return [one.name for one in checks.idle(everything(), _given(bindings, {}), [root], ignored)]
 
 
-def _given(bindings, flags):
+def _given(bindings: Sequence[str], flags: Mapping[str, str]) -> list[Setting]:
   """The bindings of the command line as settings."""
   names = [binding.partition(' = ')[0] for binding in bindings]
   return [Setting(name, flags.get(name, f'--gin.{name}')) for name in names]
@@ -199,12 +207,12 @@ def setting_for(parameter: str, value: object) -> str | None:
   return checks.setting_for(_all[0], parameter, value) if _all else None
 
 
-def bound_arguments(function):
+def bound_arguments(function: Callable) -> dict[str, Any]:
   """What gin passes to a function it configures beside what the caller does, by parameter."""
   import gin
 
   scope = ''
-  wrapper = function
+  wrapper: Any = function
   while hasattr(wrapper, '__wrapped__'):
     code = getattr(wrapper, '__code__', None)
     if code is not None and 'scope_components' in code.co_freevars:  # As in @scope/function.
@@ -218,7 +226,7 @@ def bound_arguments(function):
     return {}
 
 
-def _bind(bindings):
+def _bind(bindings: Sequence[str]) -> None:
   """Parses bindings over the configs that are parsed."""
   import gin
 
@@ -232,7 +240,7 @@ def _bind(bindings):
 
 
 @contextlib.contextmanager
-def _hushed():
+def _hushed() -> Iterator[None]:
   """Drops what TensorFlow's libraries print when they are loaded."""
   sys.stderr.flush()
   terminal = os.dup(2)
@@ -246,7 +254,7 @@ def _hushed():
       os.close(terminal)
 
 
-def macro(name):
+def macro(name: str) -> Any:
   """A macro's value; None if no config sets it."""
   import gin
 
@@ -256,21 +264,21 @@ def macro(name):
     return None
 
 
-def value(name):
+def value(name: str) -> Any:
   """What a macro stands for, built: it stays as it is when gin is told something else."""
   import gin
 
   return _settled(gin.get_configurable(f'{name}/macro')())
 
 
-def called(function):
+def called(function: Callable) -> Any:
   """What a function gives, called with the arguments that the configuration has for it."""
   import gin
 
   return gin.get_configurable(function)()
 
 
-def _settled(value):
+def _settled(value: Any) -> Any:
   """A value without gin's wrappers: functions in its fields have their arguments bound."""
   if isinstance(value, list | tuple) and type(value) in (list, tuple):
     return type(value)(map(_settled, value))
@@ -288,7 +296,7 @@ def _settled(value):
   return functools.partial(plain, **bound) if bound else plain
 
 
-def to_save():
+def to_save() -> str:
   """Everything gin was told, as the text of a config.
 
   Paths become absolute, so that commands that read it find the same files wherever they are called.
@@ -303,7 +311,7 @@ def to_save():
   return gin.config_str()
 
 
-def save(workdir, text):
+def save(workdir: str | os.PathLike, text: str) -> None:
   """Writes what `to_save` gave to `workdir`/config.gin, for the commands that come later."""
   storage.write_text(Path(workdir, 'config.gin'), text)
 
@@ -313,7 +321,7 @@ def begun(workdir: str | os.PathLike) -> bool:
   return Path(workdir, 'config.gin').is_file()
 
 
-def save_operative(workdir):
+def save_operative(workdir: str | os.PathLike) -> None:
   """Writes the parameters that were really used to `workdir`/operative_config.gin."""
   import gin
 

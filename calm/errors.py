@@ -8,7 +8,7 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def in_words(error: BaseException, setting_for: Callable[[str, Any], str | None]
   return _unexpected(error, calls)
 
 
-def _is_pythons(error, text):
+def _is_pythons(error: BaseException, text: str) -> bool:
   """Whether an error speaks of Python's or Flax's own workings, and is none of our own classes."""
   top = type(error).__module__.partition('.')[0]
   if top in fingerprints.PACKAGES:
@@ -109,7 +109,7 @@ def _is_pythons(error, text):
   return top == 'flax' or isinstance(error, _PYTHONS) or bool(_PYTHONS_WORDS.match(text))
 
 
-def _without_calls(message):
+def _without_calls(message: str) -> tuple[str, list[str]]:
   """A message without gin's account of its calls, places in brackets; and who was called."""
   message = re.sub(r'\n +In file (".*"), (line \d+)\n +(.*)(?:\n +\^)?', r' (\1 \2: \3)', message)
   message = re.sub(r'\n +In bindings string line \d+\n +(.*)(?:\n +\^)?', r' (\1)', message)
@@ -117,7 +117,7 @@ def _without_calls(message):
   return message.partition('\n  No values supplied by Gin')[0].rstrip(), calls[::2]
 
 
-def _unexpected(error, calls):
+def _unexpected(error: BaseException, calls: Sequence[str]) -> str:
   """Where an error came from, and out of whose call."""
   place = _place(_without_calls(str(error))[0])
   if place:
@@ -130,19 +130,19 @@ def _unexpected(error, calls):
   return f'{who}{place}: look at its settings; --traceback shows what happened.'
 
 
-def _not_gin(error):
+def _not_gin(error: SyntaxError) -> str:
   where = f'"{error.filename}" line {error.lineno}' if error.filename else 'A setting'
   line = (error.text or '').strip()
   shown = f': {settings.short(line)}' if line else ''
   return f'{where} cannot be read as gin{shown}. A line is NAME = VALUE, with texts in quotes.'
 
 
-def _place(text):
+def _place(text: str) -> str:
   found = re.search(r' \((?:"[^"]*" line \d+: )?[^()]*\)$', text)
   return found[0] if found else ''
 
 
-def _like(error, name, what):
+def _like(error: BaseException, name: str, what: str) -> str:
   """Names that resemble the one that is not there."""
   import gin
 

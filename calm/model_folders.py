@@ -32,7 +32,7 @@ def transformer_folder(directory: str | os.PathLike) -> Path:
   raise DamagedError(f'{modules} lists no transformer.')
 
 
-def _listed(modules):
+def _listed(modules: Path) -> list[tuple[str, str]]:
   """The type and path of each module."""
   try:
     return [(str(entry['type']), str(entry['path'])) for entry in json.loads(modules.read_bytes())]

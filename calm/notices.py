@@ -80,7 +80,7 @@ def parameters(params: Any) -> None:
   once('parameters', f'Parameters: {sum(leaf.size for leaf in leaves):,} ({types}).')
 
 
-def _listen():
+def _listen() -> None:
   """Has JAX tell of all it compiles, from the first call on: nothing public ends that."""
   global _listens
   if _listens:
@@ -109,7 +109,7 @@ def _on_duration(event: str, duration_secs: float, **names: Any) -> None:
     once(f'compiled {name}', f'Compiled {name} in {duration_secs:.1f} s.')
 
 
-def _summarize(name, seconds, done):
+def _summarize(name: str, seconds: float, done: _Command) -> None:
   counts = {'compile {}': done.num_compiled, 'load {} compiled before': done.num_found}
   parts = [
     text.format(f'{count} program{"s" * (count != 1)}') for text, count in counts.items() if count
@@ -118,7 +118,7 @@ def _summarize(name, seconds, done):
     _say(f'{name}: {seconds:.1f} s, of which {done.seconds:.1f} s to {" and ".join(parts)}.')
 
 
-def _say(text):
+def _say(text: str) -> None:
   import jax
   import tqdm
 

@@ -20,14 +20,14 @@ class Reader:
   files of the user's own set.
   """
 
-  def __init__(self, root):
+  def __init__(self, root: Path):
     self._root = root
-    self.found = set()
-    self.ours = set()
-    self.read = set()
-    self.given = []
+    self.found: set[str] = set()
+    self.ours: set[str] = set()
+    self.read: set[str] = set()
+    self.given: list[Setting] = []
 
-  def open(self, path):
+  def open(self, path: str) -> io.StringIO:
     try:
       source = Path(path).read_text(encoding='utf-8')
     except UnicodeDecodeError:
@@ -45,22 +45,22 @@ class Reader:
     file.name = path  # For gin's messages.
     return file
 
-  def translate(self, source):
+  def translate(self, source: str) -> str:
     source = arguments.with_words_of_python(earlier_names.translate(source))
     source, found = t5x_names.translate(source)
     self.found |= found
     return source
 
 
-def settings_in(source, path):
+def settings_in(source: str, path: str) -> list[Setting]:
   """What a config sets, and on which line; of what cannot be read gin tells, but for its end."""
   from gin import config_parser
 
   class Delegate(config_parser.ParserDelegate):
-    def configurable_reference(self, scoped_configurable_name, evaluate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> str:
       return scoped_configurable_name
 
-    def macro(self, macro_name):
+    def macro(self, macro_name: str) -> str:
       return macro_name
 
   found = []
@@ -78,11 +78,11 @@ def settings_in(source, path):
   return found
 
 
-def set_in(text):
+def set_in(text: str) -> set[str]:
   """Names of the macros that a config sets."""
   return set(re.findall(r'^(\w+) =', text, re.MULTILINE))
 
 
-def read_in(text):
+def read_in(text: str) -> set[str]:
   """Names of the macros that a config reads, or this module does."""
   return {'WORKDIR', *re.findall(r'%(\w+)\b(?!\.)', text)}

@@ -31,20 +31,20 @@ class Range:
   above: bool = False
   below: bool = False
 
-  def __contains__(self, number):
+  def __contains__(self, number: Any) -> bool:
     high_enough = number > self.low if self.above else number >= self.low
     low_enough = number < self.high if self.below else number <= self.high
     finite = isinstance(number, numbers.Integral) or math.isfinite(number)
     return bool(high_enough and low_enough and finite)
 
-  def __str__(self):
+  def __str__(self) -> str:
     low, high = map(_written, (self.low, self.high))
     if self.high == math.inf:
       return f'above {low}' if self.above else f'of at least {low}'
     return f'in {"(" if self.above else "["}{low}, {high}{")" if self.below else "]"}'
 
 
-def _written(number):
+def _written(number: float) -> str:
   whole = math.isfinite(number) and number == int(number)
   return str(int(number)) if whole else f'{number:g}'
 
@@ -81,7 +81,7 @@ class Made:
   text: str  # As it is written.
   kind: Any = Any
 
-  def __repr__(self):
+  def __repr__(self) -> str:
     return self.text
 
 
@@ -112,7 +112,7 @@ def hints_of(thing: Callable) -> Mapping[str, Any]:
     return {name: _hint(annotation, names) for name, annotation in annotations.items()}
 
 
-def _hint(annotation, names):
+def _hint(annotation: Any, names: dict[str, Any]) -> Any:
   holder = types.SimpleNamespace(__annotations__={'it': annotation})
   try:
     return typing.get_type_hints(holder, names, include_extras=True)['it']  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ def short(value: Any) -> str:
   return f'@{name}' if name else _SHORT.repr(value)
 
 
-def _module(kind):
+def _module(kind: Any) -> str:
   return getattr(kind, '__module__', '').partition('.')[0]
 
 
@@ -188,18 +188,18 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
-def _is_scalar_array(value):
+def _is_scalar_array(value: Any) -> bool:
   """An array without axes, as JAX gives for a number; what is in it may be traced."""
   return getattr(value, 'ndim', None) == 0 and not isinstance(value, numbers.Number)
 
 
-def _whole(value):
+def _whole(value: Any) -> bool:
   if _is_scalar_array(value):
     return value.dtype.kind in 'iu'
   return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _number(value):
+def _number(value: Any) -> bool:
   if _is_scalar_array(value):
     return value.dtype.kind != 'b'
   return isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value)
@@ -214,7 +214,7 @@ _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _allows(allowed, value):
+def _allows(allowed: Any, value: Any) -> bool:
   """Whether a number is in a range, or a list not empty; of what is made later none can tell."""
   if isinstance(allowed, NotEmpty):
     return not isinstance(value, collections.abc.Sized) or len(value) > 0
@@ -230,7 +230,7 @@ def _allows(allowed, value):
   return value in allowed if isinstance(value, numbers.Real) else True
 
 
-def _may_be(kind, origin, made):
+def _may_be(kind: Any, origin: Any, made: Any) -> bool:
   """Whether what a call gives, of the annotated kind `made`, may be of another kind."""
   if typing.get_origin(made) in (typing.Union, types.UnionType):
     return any(_may_be(kind, origin, each) for each in typing.get_args(made))
@@ -250,7 +250,7 @@ def _may_be(kind, origin, made):
 _LITERALS = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
 
 
-def _container_fits(kind, origin, arguments, value):
+def _container_fits(kind: Any, origin: Any, arguments: tuple[Any, ...], value: Any) -> bool:
   """The same as `fits` for lists, mappings, functions and objects."""
   shape = origin or kind
   if not inspect.isclass(shape):
@@ -276,7 +276,7 @@ def _container_fits(kind, origin, arguments, value):
   return True
 
 
-def _has_all_of(shape, value):
+def _has_all_of(shape: Any, value: Any) -> bool:
   """Whether a plain value or a function is of a class, or has what a Protocol asks for."""
   if not getattr(shape, '_is_protocol', False):
     return isinstance(value, shape)

@@ -130,7 +130,7 @@ _JSON_ERRORS = {
 _MOST_DIGITS = 4000
 
 
-def _object(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   found = dict(pairs)
   if len(found) < len(pairs):
     ((twice, _),) = collections.Counter(key for key, _ in pairs).most_common(1)
@@ -147,7 +147,7 @@ class _NoNumber:
   why: str
 
 
-def _require_numbers(value, under=''):
+def _require_numbers(value: Any, under: str = '') -> None:
   if isinstance(value, _NoNumber):
     raise ValueError(value.why + under)
   if isinstance(value, list):
@@ -155,18 +155,18 @@ def _require_numbers(value, under=''):
       _require_numbers(one, under)
 
 
-def _not_a_number(word):
+def _not_a_number(word: str) -> _NoNumber:
   return _NoNumber(f'{word} is no number of JSON')
 
 
-def _in_range(digits):
+def _in_range(digits: str) -> float | _NoNumber:
   value = float(digits)
   if value in (float('inf'), float('-inf')):
     return _NoNumber(f'the number {shortened(digits, 60)} is out of range')
   return value
 
 
-def _whole(digits):
+def _whole(digits: str) -> int | _NoNumber:
   if len(digits) > _MOST_DIGITS:
     return _NoNumber(f'a number of {len(digits)} digits is out of range')
   return int(digits)
@@ -234,7 +234,7 @@ def from_checked_line(line: bytes) -> tuple[int, dict[str, Any]]:
   return int(number), json.loads(body + b'}')
 
 
-def _numbered(body, number):
+def _numbered(body: bytes, number: int) -> bytes:
   digits = str(number).encode()
   return digits + b':' + checksum(digits + b':' + body).encode()
 
@@ -268,7 +268,7 @@ def lock(path: str | os.PathLike, what: str) -> Iterator[None]:
     yield
 
 
-def _locked(path, what, stack):
+def _locked(path: Path, what: str, stack: contextlib.ExitStack) -> BinaryIO:
   """The lock file, open and locked."""
   while True:
     file = stack.enter_context(open(path, 'a+b'))  # noqa: SIM115
@@ -329,6 +329,6 @@ def shown(value: Any, most: int = 200) -> str:
   return shortened(repr(value), most)
 
 
-def _canonical(record):
+def _canonical(record: Mapping[str, Any]) -> bytes:
   text = json.dumps(record, sort_keys=True, separators=(',', ':'), allow_nan=False)
   return text.encode('ascii')
