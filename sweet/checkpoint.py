@@ -6,7 +6,7 @@ and needs the checkpoint no more once it has one of its own.
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def initial_params(checkpoint: str, model: Classifiers, *, seed: Seed = 0) -> di
   return _begun(fresh, flat)
 
 
-def check_texts(model: Classifiers, tokenizer: wordpiece.Tokenizer, length: int):
+def check_texts(model: Classifiers, tokenizer: wordpiece.Tokenizer, length: int) -> None:
   """Raises a ValueError unless the encoder has an embedding for each token and each position."""
   encoder = model.config.encoder
   if tokenizer.vocab_size > encoder.vocab_size:
@@ -148,7 +148,7 @@ def check_texts(model: Classifiers, tokenizer: wordpiece.Tokenizer, length: int)
     )
 
 
-def keep(checkpoint: str | None, workdir: str):
+def keep(checkpoint: str | None, workdir: str) -> None:
   """Leaves the encoder's config and tokenizer in the workdir of a run, if they are not there yet.
 
   Raises:
@@ -160,7 +160,7 @@ def keep(checkpoint: str | None, workdir: str):
     write(_config_of(source, checkpoint), source, workdir)
 
 
-def write(config: Any, source: Path, workdir: str):
+def write(config: Any, source: Path, workdir: str) -> None:
   """Writes an encoder's config and copies its tokenizer from `source`, whole or not at all."""
   folder = Path(workdir, FOLDER)
   source = model_folders.transformer_folder(source)
@@ -171,7 +171,7 @@ def write(config: Any, source: Path, workdir: str):
         shutil.copyfile(source / name, made / name)
 
 
-def write_config(folder: Path, config: Any):
+def write_config(folder: Path, config: Any) -> None:
   """Writes an encoder's config as a run keeps it."""
   fields = {**dataclasses.asdict(config), 'dtype': str(config.dtype)}
   storage.write_record(folder / CONFIG, {'class': type(config).__name__, 'fields': fields})
@@ -204,7 +204,7 @@ def _kept_config(folder: Path) -> Any:
     ) from None
 
 
-def _comparable(encoder) -> dict[str, Any]:
+def _comparable(encoder: Any) -> dict[str, Any]:
   """The settings that decide what an encoder computes, but for its depth, heads and type."""
   left_out = {'num_layers', 'pooler', 'num_labels', 'dtype'}
   return {
@@ -214,10 +214,10 @@ def _comparable(encoder) -> dict[str, Any]:
   }
 
 
-def _begun(fresh, flat) -> dict[str, Any]:
+def _begun(fresh: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
   """`fresh` parameters of a model with those of a checkpoint, flat, wherever it has them."""
   fresh = parameters.flatten(fresh)
-  begun = {name: flat.get(_begins_as(name), value) for name, value in fresh.items()}
+  begun = {name: flat.get(_begins_as(name) or '', value) for name, value in fresh.items()}
   return parameters.unflatten(begun)
 
 

@@ -49,7 +49,7 @@ class Rows:
     """All rows of a split; says on stderr what they lose. Read once."""
     return _encoded(self, split)
 
-  def _read(self, split) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+  def _read(self, split: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     text.check_split(self.task, split)
     source = labelled.source_of(self.task)
     for where, texts, label, record in source.labelled(split):

@@ -5,10 +5,12 @@ or a directory of a BERT or DeBERTa with a classifier; it answers with its last 
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from calm import fingerprints
 from calm.evaluation.predictor import Predictor
@@ -38,7 +40,7 @@ class Distilled:
   teacher: Teacher  # of EarlyExitClassifier or MultiModel
   targets: SoftTargets = dataclasses.field(default_factory=SoftTargets)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     ours, theirs = (one.model.config for one in (self.student, self.teacher))
     check_fit(ours, theirs)
     self.targets.check_widths(ours.encoder.emb_dim, theirs.encoder.emb_dim)
@@ -47,29 +49,31 @@ class Distilled:
       raise ValueError('cosine_weight (COSINE_WEIGHT): independent models share no state.')
 
   @property
-  def unit(self):
+  def unit(self) -> str:
     """What weights count: the student's."""
     return self.student.unit
 
   @property
-  def partition_rules(self):
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The student's encoder's: see `calm.training.sharding.by_rules`."""
     return self.student.partition_rules
 
   @property
-  def frozen(self):
+  def frozen(self) -> Any:
     """The teacher's parameters; None if it has no say."""
     return self.teacher.params if self.targets.need_teacher else None
 
-  def holding(self, frozen):
+  def holding(self, frozen: Any) -> 'Distilled':
     """The same with other parameters of the teacher."""
     return dataclasses.replace(self, teacher=dataclasses.replace(self.teacher, params=frozen))
 
-  def init(self, key):
+  def init(self, key: jax.Array) -> Any:
     """Fresh float32 parameters of the student."""
     return self.student.init(key)
 
-  def __call__(self, params, batch, key=None):
+  def __call__(
+    self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over the rows of a batch of `calm.tasks.length_sorted`.
 
     Returns:
@@ -81,7 +85,7 @@ class Distilled:
       return self.student(params, batch, key)
     taught, said = answers(self.teacher, batch)
 
-    def row_loss(loss, outputs):
+    def row_loss(loss: jax.Array, outputs: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
       if self.student.regression:
         soft = jnp.square(outputs - said)[..., 0]
       else:
@@ -174,7 +178,7 @@ def check_fit(ours: ExitsConfig, theirs: ExitsConfig) -> None:
     )
 
 
-def _check_tokens(theirs, ours):
+def _check_tokens(theirs: wordpiece.Tokenizer, ours: wordpiece.Tokenizer) -> None:
   if different := fingerprints.differences(theirs.identity, ours.identity):
     raise ValueError(
       f"The teacher's tokenizer is another: {fingerprints.in_words(different)}. Soft targets need"
@@ -182,7 +186,7 @@ def _check_tokens(theirs, ours):
     )
 
 
-def _check_labels(theirs, ours):
+def _check_labels(theirs: Form, ours: Form) -> None:
   names = [getattr(one, 'labels', ('a number',)) for one in (theirs, ours)]
   if names[0] != names[1]:
     before, now = (', '.join(one) for one in names)

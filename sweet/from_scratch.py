@@ -35,7 +35,7 @@ def write_encoder(
   encoder: bert.BertConfig,
   split: str = 'train',
   lowercase: bool = True,
-):
+) -> None:
   """Trains a WordPiece vocabulary and writes it with an encoder's sizes; what is there stays.
 
   `workdir`/encoder gets config.json, tokenizer.json and tokenizer_config.json.

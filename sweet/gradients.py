@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from calm import storage
 from calm.reporting import figures
@@ -118,7 +119,7 @@ def measure(
   return found
 
 
-def figure(found: Sequence[Mapping[str, Any]]):
+def figure(found: Sequence[Mapping[str, Any]]) -> Figure:
   """The picture of what `measure` returns: a plot for each layer, a place for each pair."""
   shown = [
     {
@@ -148,7 +149,9 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
   return '\n'.join(lines)
 
 
-def _batches(rows, split, num_held_out, seed, batch_size, num_batches) -> Iterator[dict[str, Any]]:
+def _batches(
+  rows: Rows, split: str, num_held_out: int, seed: int, batch_size: int, num_batches: int
+) -> Iterator[dict[str, Any]]:
   """The first held-out rows, in batches."""
   encoded = rows.encoded(split)
   held_out = draw(len(encoded), num_held_out=num_held_out, seed=seed).held_out
@@ -166,14 +169,16 @@ def _batches(rows, split, num_held_out, seed, batch_size, num_batches) -> Iterat
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'k', 'regression'))
-def _gradients(model, params, batch, k, regression):
+def _gradients(
+  model: EarlyExitClassifier, params: Any, batch: Mapping[str, Any], k: int, regression: bool
+) -> list[jax.Array]:
   """The gradients [F, D] of classifier k's loss, of the last matrix of each block but the last."""
   names = [f'layers_{layer - 1}' for layer in model.exits[:-1]]
   weights = [float(other == k) for other in range(len(model.exits))]
   objective = ExitsObjective(model, 'early_exit', weights, regression)
   held = [params['encoder'][name]['mlp']['wo']['kernel'] for name in names]
 
-  def loss(kernels):
+  def loss(kernels: Sequence[jax.Array]) -> jax.Array:
     encoder = dict(params['encoder'])
     for name, kernel in zip(names, kernels, strict=True):
       mlp = {**encoder[name]['mlp'], 'wo': {**encoder[name]['mlp']['wo'], 'kernel': kernel}}
@@ -184,7 +189,7 @@ def _gradients(model, params, batch, k, regression):
   return jax.grad(loss)(held)
 
 
-def _cosines(one, other):
+def _cosines(one: jax.typing.ArrayLike, other: jax.typing.ArrayLike) -> np.ndarray:
   """Cosines [D] of the columns of two matrices [F, D]: the rows of theirs; 0 where one is 0."""
   one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
   lengths = np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0)

@@ -8,7 +8,7 @@ threshold.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,7 +56,7 @@ class StagedRun:
     default_factory=dict, init=False, repr=False, compare=False
   )
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ('max_batch_size', 'max_length'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be at least 1, not {getattr(self, name)}.')
@@ -94,7 +94,7 @@ class StagedRun:
         break
     return answers
 
-  def _parts_of(self, params) -> list[Any]:
+  def _parts_of(self, params: Any) -> list[Any]:
     """What each stage reads of `params`: an argument of a program costs time even if unread."""
     if self._parts.get('params') is not params:
       exits = range(1, len(self.model.exits) + 1)
@@ -124,7 +124,15 @@ class StagedRun:
           scores[batch.rows, k - 1] = np.asarray(score)[:count]
     return found, scores if scored else None
 
-  def _stage(self, parts, k, batch, threshold, temperature, answers) -> np.ndarray:
+  def _stage(
+    self,
+    parts: Sequence[Any],
+    k: int,
+    batch: _Batch,
+    threshold: jax.Array,
+    temperature: jax.Array,
+    answers: Answers,
+  ) -> np.ndarray:
     """Runs a stage in place, writes down who leaves; bool[n], who of the batch's rows stays."""
     batch.state, batch.seen, said = stage(
       parts[k - 1],
@@ -146,7 +154,9 @@ class StagedRun:
       answers.confidences[gone] = said[leaves, -2]
     return ~leaves
 
-  def _regrouped(self, batches, staying) -> Iterator[_Batch]:
+  def _regrouped(
+    self, batches: Iterable[_Batch], staying: Iterable[np.ndarray]
+  ) -> Iterator[_Batch]:
     """The rows that stay, in batches: those that nobody left as they are, the others anew."""
     pool: list[_Row] = []
     for batch, stays in zip(batches, staying, strict=True):
@@ -164,17 +174,18 @@ class StagedRun:
       size = min(buckets.next_size(len(some)), self.max_batch_size)
       yield self._batch(some, size, padded_length(len(some[-1].tokens), self.max_length))
 
-  def _batch(self, rows, size, length) -> _Batch:
+  def _batch(self, rows: Sequence['_Row'], size: int, length: int) -> _Batch:
     inputs = {
       'tokens': pad_rows([row.tokens for row in rows], length, size),
       'token_types': pad_rows([row.token_types for row in rows], length, size),
       'lengths': np.array([len(row.tokens) for row in rows] + [0] * (size - len(rows)), np.int32),
     }
     state, seen = None, _fresh(self.measure, size)  # type: ignore[arg-type]
-    if rows[0].state is not None:
-      state = np.zeros((size, length, rows[0].state.shape[-1]), rows[0].state.dtype)
-      for i, row in enumerate(rows):
-        state[i, : len(row.tokens)] = row.state[: len(row.tokens)]
+    states = [row.state for row in rows if row.state is not None]  # All have one, or none.
+    if states:
+      state = np.zeros((size, length, states[0].shape[-1]), states[0].dtype)
+      for i, (row, before) in enumerate(zip(rows, states, strict=True)):
+        state[i, : len(row.tokens)] = before[: len(row.tokens)]
     if rows[0].seen is not None:
       stacked = jax.tree.map(lambda *values: np.stack(values), *[row.seen for row in rows])
       seen = jax.tree.map(
@@ -196,13 +207,26 @@ def _fresh(measure: stopping.ExampleMeasure, size: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'k'))
-def classify(params, inputs, state, *, model, k):
+def classify(
+  params: Any, inputs: Mapping[str, Any], state: Any, *, model: Classifiers, k: int
+) -> tuple[Any, jax.Array, jax.Array | None]:
   """A stage without a measure, compiled: see `EarlyExitClassifier.stage`."""
   return model.stage(params, k, inputs, state)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'measure', 'k'))
-def stage(params, inputs, state, seen, threshold, temperature, *, model, measure, k):
+def stage(
+  params: Any,
+  inputs: Mapping[str, Any],
+  state: Any,
+  seen: Any,
+  threshold: jax.Array,
+  temperature: jax.Array,
+  *,
+  model: Classifiers,
+  measure: stopping.ExampleMeasure,
+  k: int,
+) -> tuple[Any, Any, jax.Array]:
   """One stage of all rows of a batch, compiled.
 
   Returns:
@@ -230,7 +254,7 @@ class _Row:
   seen: Any = None  # of the measure, without the axis of rows; None before the first stage
 
 
-def _only(tree, wanted, path: str = ''):
+def _only(tree: Mapping[str, Any], wanted: Callable[[str], bool], path: str = '') -> dict[str, Any]:
   """The part of nested dicts whose leaves are wanted, by their '/'-joined path."""
   found = {}
   for name, value in tree.items():
@@ -243,7 +267,7 @@ def _only(tree, wanted, path: str = ''):
   return found
 
 
-def _rows_of(batch: _Batch, places) -> Iterator[_Row]:
+def _rows_of(batch: _Batch, places: Iterable[int]) -> Iterator[_Row]:
   """Rows of a batch by their places in it."""
   state = None if batch.state is None else np.asarray(batch.state)
   seen = jax.tree.map(np.asarray, batch.seen)

@@ -114,7 +114,7 @@ PROGRAM = commands.Program(
 )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
   """Entry point of the `sweet` command; returns the exit code."""
   return commands.main(PROGRAM, argv)
 

@@ -7,7 +7,7 @@ Rotem et al., https://arxiv.org/abs/2306.02307.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -50,7 +50,7 @@ class ExitsConfig:
   # otherwise they are classifier 1's.
   shared_relative_embeddings: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     depth = self.encoder.num_layers
     exits = default_exits(depth) if self.exits is None else tuple(self.exits)
     for name, known in (
@@ -108,7 +108,7 @@ class EarlyExitClassifier(nn.Module):
     """The encoder's: see `calm.training.sharding.by_rules`."""
     return ENCODERS[type(self.config.encoder)].partition_rules
 
-  def setup(self):
+  def setup(self) -> None:
     cfg, encoder = self.config, self.config.encoder
     self.encoder = ENCODERS[type(encoder)](encoder)
     self.dropout = layers.Dropout(encoder.dropout_rate)
@@ -123,18 +123,29 @@ class EarlyExitClassifier(nn.Module):
         setattr(self, f'exit_module_{k}', self._dense(1))
       setattr(self, f'classifier_{k}', self._dense(cfg.num_outputs))
 
-  def embed(self, tokens, mask, token_types=None, *, deterministic=True):
+  def embed(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    token_types: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> jax.Array:
     """The state [B, T, D] before block 1 of int32 tokens[B, T] and their bool mask[B, T]."""
     return self.encoder.embed(tokens, mask, token_types, deterministic=deterministic)
 
-  def block(self, k, state, mask, *, deterministic=True):
+  def block(
+    self, k: int, state: jax.Array, mask: jax.Array, *, deterministic: bool = True
+  ) -> jax.Array:
     """The state at exit k of that at exit k - 1, both [B, T, D]; k is from 1 and no array."""
     first = self.exits[k - 2] if k > 1 else 0
     for layer in range(first, self.exits[k - 1]):
       state = self.encoder.layer(layer, state, mask, deterministic=deterministic)
     return state
 
-  def classify(self, k, state, mask, *, deterministic=True):
+  def classify(
+    self, k: int, state: jax.Array, mask: jax.Array, *, deterministic: bool = True
+  ) -> tuple[jax.Array, jax.Array | None]:
     """What classifier k says of the state [B, T, D] at its exit.
 
     Returns:
@@ -153,7 +164,14 @@ class EarlyExitClassifier(nn.Module):
     detached = self.config.detach_exit_modules
     return outputs, module(jax.lax.stop_gradient(pooled) if detached else pooled)[..., 0]
 
-  def __call__(self, tokens, mask, token_types=None, *, deterministic=True):
+  def __call__(
+    self,
+    tokens: jax.Array,
+    mask: jax.Array,
+    token_types: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> tuple[tuple[jax.Array, jax.Array | None], ...]:
     """`classify` at every exit, in order; arguments are those of `embed`."""
     state = self.embed(tokens, mask, token_types, deterministic=deterministic)
     found = []
@@ -163,13 +181,22 @@ class EarlyExitClassifier(nn.Module):
     return tuple(found)
 
   @nn.nowrap
-  def init_params(self, key):
+  def init_params(self, key: jax.Array) -> Any:
     """Fresh float32 parameters of the encoder, the poolers and the classifiers."""
     tokens = jnp.ones((1, 2), jnp.int32)
     return self.init(key, tokens, tokens > 0)['params']
 
   @nn.nowrap
-  def stage(self, params, k, inputs, state, *, stopped=False, key=None):
+  def stage(
+    self,
+    params: Any,
+    k: int,
+    inputs: Mapping[str, Any],
+    state: Any,
+    *,
+    stopped: bool = False,
+    key: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Block k and its classifier on `state`, that at exit k - 1 (None before the first).
 
     Args:
@@ -188,14 +215,15 @@ class EarlyExitClassifier(nn.Module):
     mask = jnp.arange(inputs['tokens'].shape[1]) < inputs['lengths'][:, None]
     variables, rngs = {'params': params}, {} if key is None else {'dropout': key}
 
-    def run(module, state):
+    def run(module: Any, state: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
       options = {'deterministic': key is None}
       if k == 1:
         state = module.embed(inputs['tokens'], mask, inputs['token_types'], **options)
       state = module.block(k, state, mask, **options)
       return state, *module.classify(k, state, mask, **options)
 
-    return self.apply(variables, state, method=run, rngs=rngs)
+    found: Any = self.apply(variables, state, method=run, rngs=rngs)
+    return found
 
   @nn.nowrap
   def owner(self, name: str) -> int | None:
@@ -224,15 +252,15 @@ class EarlyExitClassifier(nn.Module):
     own = re.match(r'(?:pooler|classifier|exit_module)_(\d+)/', name)
     return own is None or int(own[1]) == k
 
-  def _pooler(self):
+  def _pooler(self) -> encoder_layers.Pooler:
     cfg = self.config.encoder
     activation = getattr(cfg, 'pooler_activation', 'tanh')
     return encoder_layers.Pooler(cfg.emb_dim, activation, cfg.init_stddev, cfg.dtype)
 
-  def _dense(self, features):
+  def _dense(self, features: int) -> encoder_layers.Dense:
     return encoder_layers.Dense(features, self.config.encoder.init_stddev)
 
-  def _pooled(self, k, state, mask):
+  def _pooled(self, k: int, state: jax.Array, mask: jax.Array) -> jax.Array:
     if self.config.pooling == 'cls':
       pooled = state[:, 0]
     else:
@@ -243,10 +271,10 @@ class EarlyExitClassifier(nn.Module):
     return getattr(self, f'pooler_{k}' if self.config.pooler == 'own' else 'pooler')(pooled)
 
 
-def only_owned(model: EarlyExitClassifier, params, k: int):
+def only_owned(model: EarlyExitClassifier, params: Any, k: int) -> Any:
   """Parameters of the same values; of those that another classifier owns, without a gradient."""
 
-  def stop(path, value):
+  def stop(path: jax.tree_util.KeyPath, value: jax.Array) -> jax.Array:
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     return value if model.owner(name) in (k, None) else jax.lax.stop_gradient(value)
 

@@ -8,9 +8,10 @@ if it were trained alone.
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import PartitionSpec
 
 from sweet.model import EarlyExitClassifier, ExitsConfig
@@ -44,11 +45,20 @@ class MultiModel:
     """The encoder's: see `calm.training.sharding.by_rules`."""
     return self.models[0].partition_rules
 
-  def init_params(self, key) -> dict[str, Any]:
+  def init_params(self, key: jax.Array) -> dict[str, Any]:
     """Fresh float32 parameters of all models, each as it would be alone."""
     return {f'model_{k}': model.init_params(key) for k, model in enumerate(self.models, 1)}
 
-  def stage(self, params, k, inputs, state, *, stopped=False, key=None):
+  def stage(
+    self,
+    params: Any,
+    k: int,
+    inputs: Mapping[str, Any],
+    state: Any,
+    *,
+    stopped: bool = False,
+    key: jax.Array | None = None,
+  ) -> tuple[Any, jax.Array, jax.Array | None]:
     """Model k, from the tokens on; see `EarlyExitClassifier.stage`. The state stays as it is."""
     del stopped  # No two share a parameter.
     model = self.models[k - 1]
@@ -64,6 +74,6 @@ class MultiModel:
     """Whether model k has a parameter, by its flat name."""
     return self.owner(name) == k
 
-  def apply(self, variables, *args, **kwargs):
+  def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
     """There is nothing that all models do together."""
     raise NotImplementedError('MultiModel is run stage by stage.')

@@ -10,12 +10,13 @@ Rotem et al., https://arxiv.org/abs/2306.02307; Xin et al., https://aclanthology
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from calm.training.optimizers import Optimizer
 from sweet.model import EarlyExitClassifier, ExitsConfig
@@ -23,6 +24,8 @@ from sweet.multi_model import MultiModel
 
 METHODS = ('early_exit', 'sweet', 'multi_model', 'alternating')
 Classifiers = EarlyExitClassifier | MultiModel
+# Of the losses [B] by labels and outputs [B, C]: other losses [B], and sums to report, each of [B].
+RowLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def classifiers(config: ExitsConfig, method: str = 'sweet') -> Classifiers:
@@ -35,7 +38,7 @@ def classifiers(config: ExitsConfig, method: str = 'sweet') -> Classifiers:
   return MultiModel(config) if method == 'multi_model' else EarlyExitClassifier(config)
 
 
-def check_method(method: str):
+def check_method(method: str) -> None:
   """Raises ValueError for what is none of METHODS."""
   if method not in METHODS:
     raise ValueError(f'method (METHOD): {method!r} is not one of {", ".join(METHODS)}.')
@@ -60,7 +63,7 @@ class ExitsObjective:
   weights: Sequence[float] | None = None  # of the losses; None is 1 for each, as in the paper
   regression: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_method(self.method)
     if isinstance(self.model, MultiModel) != (self.method == 'multi_model'):
       raise ValueError(f'method {self.method!r} does not train a {type(self.model).__name__}.')
@@ -73,15 +76,17 @@ class ExitsObjective:
       raise ValueError('A regression has num_outputs = 1.')
 
   @property
-  def partition_rules(self):
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The encoder's: see `calm.training.sharding.by_rules`."""
     return self.model.partition_rules
 
-  def init(self, key):
+  def init(self, key: jax.Array) -> Any:
     """Fresh float32 parameters."""
     return self.model.init_params(key)
 
-  def __call__(self, params, batch, key=None):
+  def __call__(
+    self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over the rows of a batch of `calm.tasks.length_sorted`.
 
     Returns:
@@ -91,7 +96,13 @@ class ExitsObjective:
     total, sums, _ = self.with_state(params, batch, key)
     return total, sums
 
-  def with_state(self, params, batch, key=None, row_loss=None):
+  def with_state(
+    self,
+    params: Any,
+    batch: Mapping[str, Any],
+    key: jax.Array | None = None,
+    row_loss: RowLoss | None = None,
+  ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
     """As a call, with another loss of each row, and with the state that the last classifier read.
 
     Args:
@@ -127,7 +138,7 @@ class ExitsObjective:
       total = jnp.where(batch['batch_number'][0] % 2 == 0, losses[-1], total)
     return total, {'weight': batch['weights'].sum(), **sums}, state
 
-  def row_losses(self, outputs, labels):
+  def row_losses(self, outputs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of each row its loss [B], and how right the classifier is, in [0, 1]."""
     if self.regression:
       error = outputs[..., 0] - labels.astype(jnp.float32)
@@ -150,7 +161,7 @@ def clipped_by_classifier(
   if not max_gradient_norm > 0:
     raise ValueError(f'max_gradient_norm must be above 0, not {max_gradient_norm}.')
 
-  def owners(tree: Any):
+  def owners(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
       lambda path, _: model.owner(jax.tree_util.keystr(path, simple=True, separator='/')) or 0, tree
     )

@@ -70,7 +70,7 @@ class ExitsPredictor:
     'temperatures': '--gin.TEMPERATURES',
   }
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_fields(self)
     outputs, exits = self.model.config.num_outputs, self.model.exits
     if self.labels.num_outputs != outputs:
@@ -152,7 +152,7 @@ class ExitsPredictor:
     answered = iter(self._answers([example for example in examples if example.texts]))
     return [next(answered) if example.texts else _nothing() for example in examples]
 
-  def _encode(self, examples) -> Iterator[wordpiece.Encoded]:
+  def _encode(self, examples: Sequence[Example]) -> Iterator[wordpiece.Encoded]:
     return self.tokenizer.encode(
       [tuple(example.texts.values()) for example in examples],
       self.length,
@@ -160,7 +160,7 @@ class ExitsPredictor:
       where=[example.where for example in examples],
     )
 
-  def _answers(self, examples):
+  def _answers(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
     texts = self.tokenize(examples)
     lengths = [len(tokens) for tokens, _ in texts]
     if not self.recorded:
@@ -188,7 +188,7 @@ class ExitsPredictor:
     )
     return self._rows(exits, outputs, confidences, [row['num_tokens'] for row in rows])
 
-  def _check_threshold(self, threshold):
+  def _check_threshold(self, threshold: float | None) -> None:
     if threshold is not None:
       self.measure.check(self.model.config.num_outputs)
 
@@ -210,7 +210,9 @@ class ExitsPredictor:
       'code': fingerprints.code(*CODE),
     }
 
-  def _decide(self, outputs, scores, threshold):
+  def _decide(
+    self, outputs: np.ndarray, scores: np.ndarray | None, threshold: float | None
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `StagedRun` would say of outputs[n, M, C] and exit scores[n, M] or None."""
     if self.temperatures is not None:
       outputs = outputs / np.array(self.temperatures, np.float32)[:, None]
@@ -222,7 +224,13 @@ class ExitsPredictor:
     rows = np.arange(len(outputs))
     return exits + 1, outputs[rows, exits], confidences[rows, exits]
 
-  def _rows(self, exits, outputs, confidences, lengths) -> list[dict[str, Any]]:
+  def _rows(
+    self,
+    exits: np.ndarray,
+    outputs: np.ndarray,
+    confidences: np.ndarray,
+    lengths: Sequence[int],
+  ) -> list[dict[str, Any]]:
     costs = self.model.layers_run
     rows = []
     for exit, output, confidence, length in zip(

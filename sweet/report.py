@@ -6,6 +6,7 @@ Rotem et al., https://arxiv.org/abs/2306.02307.
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +75,11 @@ class _Book:
     self.sections: list[page.Section] = []
     self.text: list[str] = []
 
-  def section(self, heading: str, text: str, *parts: str):
+  def section(self, heading: str, text: str, *parts: str) -> None:
     """A section of the page from `table` and `picture`."""
     self.sections.append(page.section(heading, text, *parts))
 
-  def head(self, heading: str, text: str):
+  def head(self, heading: str, text: str) -> None:
     """What a section begins with, in Markdown."""
     self.text += [f'## {heading}', text]
 
@@ -100,7 +101,7 @@ class _Book:
     return page.figure(svg, f'{caption}. Shaded: intervals of 95 % over seeds.')
 
 
-def _chapter(book: _Book, number: int, setting: Setting, groups: Sequence[Group]):
+def _chapter(book: _Book, number: int, setting: Setting, groups: Sequence[Group]) -> None:
   """All that runs of one setting say."""
   heading = f'Setting {number}: {setting.text}'
   text = (
@@ -126,7 +127,7 @@ def _chapter(book: _Book, number: int, setting: Setting, groups: Sequence[Group]
   book.section(heading, text, *parts)
 
 
-def _sizes(book: _Book, settings: Mapping[Setting, Mapping[str, Methods]]):
+def _sizes(book: _Book, settings: Mapping[Setting, Mapping[str, Methods]]) -> None:
   """Figure 8: a task at several numbers of rows."""
   found: dict[tuple, dict[int, Group]] = {}
   for setting, tasks in settings.items():
@@ -150,7 +151,7 @@ def _sizes(book: _Book, settings: Mapping[Setting, Mapping[str, Methods]]):
     )
 
 
-def _paper(book: _Book, settings: Mapping[Setting, Mapping[str, Methods]]):
+def _paper(book: _Book, settings: Mapping[Setting, Mapping[str, Methods]]) -> None:
   """The paper's tables of the kinds of exits that there are here."""
   heading, text = 'The paper', 'Averages over seven tasks with 6000 rows each, three seeds.'
   shown = {'Table 1, BERT': paper.BERT}
@@ -165,7 +166,7 @@ def _paper(book: _Book, settings: Mapping[Setting, Mapping[str, Methods]]):
   book.section(heading, text, *parts)
 
 
-def _account(book: _Book, found: Found, chosen: Sequence[Run]):
+def _account(book: _Book, found: Found, chosen: Sequence[Run]) -> None:
   """Learning rates, and what has not converged."""
   heading = 'Runs'
   text = (
@@ -194,6 +195,6 @@ def _account(book: _Book, found: Found, chosen: Sequence[Run]):
   book.section(heading, text, *parts)
 
 
-def _as_text(name, value):
+def _as_text(name: str, value: Any) -> Any:
   """Names of methods as people read them."""
   return figures.label(value) if name in ('method', 'claim') else value

@@ -7,12 +7,13 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import seqio
 
 from calm import storage
 from calm.evaluation.outcomes import Replay, Results
@@ -27,7 +28,7 @@ FOLDER = 'curves'
 
 def measure_curve(
   *,
-  task,
+  task: seqio.Task,
   split: str,
   predictor: ExitsPredictor,
   workdir: str,
@@ -123,7 +124,7 @@ def _of_majority(read: Split) -> dict[str, float]:
   return read.score([commonest] * len(read.examples))
 
 
-def _checked_metric(metric: str | None, scores) -> str:
+def _checked_metric(metric: str | None, scores: Mapping[str, float]) -> str:
   if not scores:
     raise ValueError('The task has no metrics: set METRICS, as in (@metrics.accuracy,).')
   if metric is not None and metric not in scores:
@@ -131,13 +132,13 @@ def _checked_metric(metric: str | None, scores) -> str:
   return metric or next(iter(scores))
 
 
-def _point(read, metric, results: Results, num_layers: int) -> dict[str, float]:
+def _point(read: Split, metric: str, results: Results, num_layers: int) -> dict[str, float]:
   layers = results.cost('layers')
   ratio = curves.speedup_ratio(layers, num_layers)
   return {'ratio': ratio, 'score': read.score(results.predictions)[metric]}
 
 
-def _thresholds(predictor) -> list[float]:
+def _thresholds(predictor: ExitsPredictor) -> list[float]:
   """From where all leave at once to where none does."""
   predictor.measure.check(predictor.labels.num_outputs)
   loose, strict = predictor.measure.ends(predictor.labels.num_outputs)

@@ -7,12 +7,13 @@ of them (Akbari et al., Table 5, https://arxiv.org/abs/2203.00748).
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from calm import storage
 from calm.models import parameters, subnetworks
@@ -45,7 +46,9 @@ def smaller(model: Classifiers, width: float = 1.0, depth: float = 1.0) -> Early
   )
 
 
-def take(model: Classifiers, params: Any, width: float = 1.0, depth: float = 1.0):
+def take(
+  model: Classifiers, params: Any, width: float = 1.0, depth: float = 1.0
+) -> tuple[EarlyExitClassifier, Any]:
   """A sub-network: (its classifier, its parameters, which are parts of `params`)."""
   part = smaller(model, width, depth)
   return part, subnetworks.take(params, model.config.encoder, width, depth)
@@ -70,7 +73,7 @@ class Family:
   targets: SoftTargets = dataclasses.field(default_factory=lambda: SoftTargets(1.0, 1.0))
   states_weight: NonNegative = 0.1
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_fields(self)
     for name in ('widths', 'depths'):
       object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
@@ -92,29 +95,31 @@ class Family:
     return tuple((width, depth) for depth in self.depths for width in self.widths)
 
   @property
-  def unit(self):
+  def unit(self) -> str:
     """What weights count: the student's."""
     return self.student.unit
 
   @property
-  def partition_rules(self):
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
     """The encoder's: see `calm.training.sharding.by_rules`."""
     return self.student.partition_rules
 
   @property
-  def frozen(self):
+  def frozen(self) -> Any:
     """The teacher's parameters."""
     return self.teacher.params
 
-  def holding(self, frozen):
+  def holding(self, frozen: Any) -> 'Family':
     """The same with other parameters of the teacher."""
     return dataclasses.replace(self, teacher=dataclasses.replace(self.teacher, params=frozen))
 
-  def init(self, key):
+  def init(self, key: jax.Array) -> Any:
     """Fresh float32 parameters of the whole network."""
     return self.student.init(key)
 
-  def __call__(self, params, batch, key=None):
+  def __call__(
+    self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sums over the rows of a batch of `calm.tasks.length_sorted`.
 
     Returns:
@@ -141,7 +146,9 @@ class Family:
       }
     return total, sums
 
-  def _losses(self, outputs, said, labels):
+  def _losses(
+    self, outputs: jax.Array, said: jax.Array, labels: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Of each row its loss [B], and what is to be reported of it."""
     hard, rightness = self.student.row_losses(outputs, labels)
     if self.student.regression:
@@ -151,7 +158,9 @@ class Family:
     return self.targets.mixed(hard, soft), {'loss': hard, 'soft_loss': soft, **more}
 
 
-def states_and_outputs(model: Any, params: Any, inputs: Any, key: Any = None):
+def states_and_outputs(
+  model: Any, params: Any, inputs: Any, key: Any = None
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
   """What a classifier of one exit makes of rows.
 
   Args:
@@ -165,7 +174,7 @@ def states_and_outputs(model: Any, params: Any, inputs: Any, key: Any = None):
   mask = jnp.arange(inputs['tokens'].shape[1]) < inputs['lengths'][:, None]
   options = {'deterministic': key is None}
 
-  def run(module):
+  def run(module: Any) -> tuple[tuple[jax.Array, ...], jax.Array]:
     states = [module.embed(inputs['tokens'], mask, inputs['token_types'], **options)]
     for layer in range(module.exits[-1]):
       states.append(module.encoder.layer(layer, states[-1], mask, **options))
@@ -207,7 +216,7 @@ def begin(
   objective = ExitsObjective(teacher.model, 'early_exit', regression=rows.regression)
 
   @jax.jit
-  def gradient_of_labels(params, batch):
+  def gradient_of_labels(params: Any, batch: Mapping[str, Any]) -> Any:
     return jax.grad(lambda params: objective(params, batch)[0])(params)
 
   encoder, params = teacher.model.config.encoder, jax.device_get(teacher.params)
@@ -222,7 +231,7 @@ def begin(
 
 def export(
   *, workdir: str, family_workdir: str, predictor: ExitsPredictor, width: float, depth: float
-):
+) -> None:
   """Writes a sub-network of a family as a run of its own, for all commands that predict.
 
   The workdir gets the encoder's sizes and tokenizer, a checkpoint and the family's configuration
@@ -261,7 +270,9 @@ def export(
   )
 
 
-def _squared_differences(states, others, lengths):
+def _squared_differences(
+  states: Sequence[jax.Array], others: Sequence[jax.Array], lengths: jax.Array
+) -> jax.Array:
   """Of each row the mean square [B] over its tokens and numbers, summed over pairs [B, T, D]."""
   there = jnp.arange(states[0].shape[1]) < lengths[:, None]
   squares = sum(jnp.square(a - b).mean(-1) for a, b in zip(states, others, strict=True))

@@ -185,7 +185,9 @@ def claims(group: Group) -> list[Row]:
   return [row for row in rows if row is not None]
 
 
-def _claim(group, one, other, where, value, *, near) -> Row | None:
+def _claim(
+  group: Group, one: str, other: str, where: str, value: Callable[[Run], float], *, near: bool
+) -> Row | None:
   """A claim about two methods; None if one of them is not there, or no curve reaches so far."""
   if one not in group.methods or other not in group.methods:
     return None

@@ -40,7 +40,9 @@ def fit(outputs: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
   return tuple(_fit(outputs[:, k].astype(np.float64), labels) for k in range(outputs.shape[1]))
 
 
-def fit_run(workdir: str, model: Classifiers, params: Any, held_out: EncodedTexts, step: int):
+def fit_run(
+  workdir: str, model: Classifiers, params: Any, held_out: EncodedTexts, step: int
+) -> None:
   """Fits a run's temperatures on held-out rows and writes them into the workdir.
 
   With fewer than LEAST rows nothing is fitted: all are 1, and stderr says so.
@@ -60,7 +62,7 @@ def fit_run(workdir: str, model: Classifiers, params: Any, held_out: EncodedText
   storage.write_record(Path(workdir, FILE), record)
 
 
-def forget(workdir: str):
+def forget(workdir: str) -> None:
   """Removes what earlier parameters of a run were given: it trains on."""
   Path(workdir, FILE).unlink(missing_ok=True)
 
@@ -90,7 +92,7 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature:
   return float(np.mean(scipy.special.logsumexp(scaled, axis=1) - of_labels))
 
 
-def _fit(logits, labels):
+def _fit(logits: np.ndarray, labels: np.ndarray) -> float:
   # The loss is convex in 1 / T, so that of log T it has a single minimum.
   found = scipy.optimize.minimize_scalar(
     lambda log_t: negative_log_likelihood(logits, labels, np.exp(log_t)),

@@ -46,7 +46,7 @@ def train(
   seed: Seed = 0,
   accepted: Callable[[], None] | None = None,
   **settings: Any,
-):
+) -> tuple[Any, dict[str, float]]:
   """Trains a model, or goes on where a run stopped; when all is done, it fits temperatures.
 
   The workdir gets checkpoints, metrics.jsonl, TensorBoard events, the encoder's config and
@@ -107,7 +107,7 @@ def train(
     clipping=clipping or default_clipping(method),
   )
 
-  def begun():
+  def begun() -> None:
     begin.keep(checkpoint, workdir)
     temperature.forget(workdir)
     storage.write_record(
