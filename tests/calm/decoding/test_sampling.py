@@ -189,6 +189,11 @@ def test_a_draw_depends_on_its_rows_key_and_position_alone():
     assert alone.token[0] == together.token[row]
 
 
+def test_drawing_needs_keys():
+  with pytest.raises(ValueError, match='needs keys'):
+    sampling.Sampling()(waves(7, 31), None, positions(7))
+
+
 def test_settings_may_be_traced():
   logits, keys, at = waves(7, 31), row_keys(5, 7), positions(7)
   traces = []
