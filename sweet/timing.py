@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from calm.tasks.examples import Example
 from sweet.inference import StagedRun
 from sweet.predictor import ExitsPredictor
@@ -55,7 +57,7 @@ def seconds_in_turn(
   batches = [texts[at : at + batch_size] for at in range(0, len(texts), batch_size)]
   runs = [StagedRun(one.model, one.measure, batch_size, one.length) for one in systems]
 
-  def answer(batch, which):
+  def answer(batch: Sequence[tuple[np.ndarray, np.ndarray]], which: int) -> float:
     one, start = systems[which], time.perf_counter()
     runs[which](one.params, batch, one.threshold, one.temperatures)
     return time.perf_counter() - start

@@ -5,6 +5,7 @@ and measured on the rest. What one would then use, the threshold certified on al
 timed and scored, too.
 """
 
+import contextlib
 import csv
 import dataclasses
 import math
@@ -44,7 +45,7 @@ class TrialSettings:
   num_timed: Count = 64  # examples, from the first on
   repeats: Count = 5
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_fields(self)
 
   def check(self, compared: Comparison) -> None:
@@ -93,7 +94,7 @@ def trials(study: Comparison, settings: TrialSettings | None = None) -> list[dic
     return make(study, settings)
 
 
-def lock(study: Comparison):
+def lock(study: Comparison) -> contextlib.AbstractContextManager[Any]:
   """Keeps others from the folder of the report while the block runs."""
   folder = Path(study.folder, FOLDER)
   return storage.lock(folder / '.lock', str(folder))
@@ -177,12 +178,12 @@ class Table:
     self._time(rows)
     order = ['full', 'static', 'oracle', *self.settings.deltas]
 
-    def place(row):
+    def place(row: Mapping[str, Any]) -> tuple[int, float]:
       return order.index(row['objective'] or row['kind']), row['delta'] or 0
 
     return sorted(rows, key=place)
 
-  def _plain(self, kind, way: Way):
+  def _plain(self, kind: str, way: Way) -> dict[str, Any]:
     """A row of what needs no calibration."""
     first, *others = self.study.costs
     costs = {first: way.cost(first)}
@@ -190,7 +191,7 @@ class Table:
     timed = {'way': None if kind == 'oracle' else way}
     return _row(kind, way.label) | costs | self._of_all(way) | timed
 
-  def _calibrated(self, family) -> Iterator[dict[str, Any]]:
+  def _calibrated(self, family: str) -> Iterator[dict[str, Any]]:
     """Rows of a family: one per objective and delta."""
     study, settings = self.study, self.settings
     ways = [study.at(family, threshold) for threshold in study.grid]
@@ -226,7 +227,7 @@ class Table:
         row |= {'certified': certified, 'way': chosen}
         yield row | self._of_all(chosen)
 
-  def _certified(self, losses, delta):
+  def _certified(self, losses: np.ndarray, delta: float) -> list[float]:
     """The thresholds that all examples certify, descending."""
     settings, grid = self.settings, self.study.grid
     calibration = testing.calibrate(
@@ -240,13 +241,13 @@ class Table:
     )
     return list(testing.certified(grid, calibration.p_values, settings.epsilon, settings.procedure))
 
-  def _of_all(self, way: Way):
+  def _of_all(self, way: Way) -> dict[str, float]:
     """Losses and metrics of all examples."""
     study = self.study
     losses = {name: float(study.losses(way, name).mean()) for name in study.objectives}
     return losses | study.scores(way)
 
-  def _time(self, rows):
+  def _time(self, rows: list[dict[str, Any]]) -> None:
     """Enters the speed-ups; what several rows share is timed once."""
     ways, names = {'full': self.study.full}, {}
     for number, row in enumerate(rows):
@@ -270,7 +271,9 @@ class Table:
         rows[number][f'speedup_batch_{batch_size}'] = seconds['full'] / seconds[name]
 
 
-def _row(kind, measure, objective=None, delta=None):
+def _row(
+  kind: str, measure: str, objective: str | None = None, delta: float | None = None
+) -> dict[str, Any]:
   return {'kind': kind, 'objective': objective, 'delta': delta, 'measure': measure}
 
 
@@ -288,7 +291,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows({name: _in_csv(value) for name, value in row.items()} for row in rows)
 
 
-def _in_csv(value):
+def _in_csv(value: Any) -> Any:
   return ' '.join(f'{item:g}' for item in value) if isinstance(value, list) else value
 
 
@@ -310,7 +313,7 @@ def decimals(value: float, least: int) -> int:
   return 1 - math.floor(math.log10(abs(value))) if small else least
 
 
-def _cell(row, name):
+def _cell(row: Mapping[str, Any], name: str) -> str:
   value = row.get(name)
   if name == 'threshold' and value is None and row['kind'] == 'calibrated':
     return 'never'
