@@ -25,6 +25,7 @@ ENCODERS: dict[type, Any] = {
 POOLINGS = ('cls', 'mean')
 POOLERS = ('own', 'shared', 'none')
 LEARNING_TO_EXIT = ('none', 'own', 'shared')
+CLASSIFIER_INITS = ('normal', 'zero')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,9 @@ class ExitsConfig:
   # Whether DeBERTa's relative embeddings, which all layers read, are trained by every classifier;
   # otherwise they are classifier 1's.
   shared_relative_embeddings: bool = False
+  # Where a classifier's weights start: a 'normal' draw with the encoder's deviation, or 'zero', from
+  # where cross entropy leaves their sum over the labels at 0.
+  classifier_init: str = dataclasses.field(default='normal', metadata={'identity': False})
 
   def __post_init__(self) -> None:
     depth = self.encoder.num_layers
@@ -57,6 +61,7 @@ class ExitsConfig:
       ('pooling', POOLINGS),
       ('pooler', POOLERS),
       ('learning_to_exit', LEARNING_TO_EXIT),
+      ('classifier_init', CLASSIFIER_INITS),
     ):
       if getattr(self, name) not in known:
         raise ValueError(f'{name}: {getattr(self, name)!r} is not one of {", ".join(known)}.')
@@ -121,7 +126,7 @@ class EarlyExitClassifier(nn.Module):
         setattr(self, f'pooler_{k}', self._pooler())
       if cfg.learning_to_exit == 'own':
         setattr(self, f'exit_module_{k}', self._dense(1))
-      setattr(self, f'classifier_{k}', self._dense(cfg.num_outputs))
+      setattr(self, f'classifier_{k}', self._dense(cfg.num_outputs, cfg.classifier_init))
 
   def embed(
     self,
@@ -257,8 +262,9 @@ class EarlyExitClassifier(nn.Module):
     activation = getattr(cfg, 'pooler_activation', 'tanh')
     return encoder_layers.Pooler(cfg.emb_dim, activation, cfg.init_stddev, cfg.dtype)
 
-  def _dense(self, features: int) -> encoder_layers.Dense:
-    return encoder_layers.Dense(features, self.config.encoder.init_stddev)
+  def _dense(self, features: int, init: str = 'normal') -> encoder_layers.Dense:
+    stddev = self.config.encoder.init_stddev if init == 'normal' else 0.0
+    return encoder_layers.Dense(features, stddev)
 
   def _pooled(self, k: int, state: jax.Array, mask: jax.Array) -> jax.Array:
     if self.config.pooling == 'cls':

@@ -26,11 +26,24 @@ def test_exits_that_an_encoder_does_not_have_are_refused(config, exits):
 
 
 @pytest.mark.parametrize(
-  'change', [{'pooling': 'max'}, {'pooler': 'both'}, {'learning_to_exit': 'yes'}]
+  'change',
+  [{'pooling': 'max'}, {'pooler': 'both'}, {'learning_to_exit': 'yes'}, {'classifier_init': 'one'}],
 )
 def test_choices_that_there_are_not_are_refused_by_name(config, change):
   with pytest.raises(ValueError, match=f'{next(iter(change))}: .* is not one of'):
     dataclasses.replace(config, **change)
+
+
+def test_classifiers_start_from_zero_if_asked_and_nothing_else_does(config, key):
+  usual, zero = (
+    parameters.flatten(EarlyExitClassifier(one).init_params(key))
+    for one in (config, dataclasses.replace(config, classifier_init='zero'))
+  )
+  for name, value in usual.items():
+    if name.startswith('classifier') and name.endswith('kernel'):
+      assert np.std(value) > 0 and not np.any(zero[name])
+    else:
+      np.testing.assert_array_equal(zero[name], value)
 
 
 @pytest.mark.parametrize(
