@@ -74,7 +74,9 @@ def settings_of(tensors: Mapping[str, np.ndarray], graph: Any, num_heads: int) -
       f'LayerNormalization has epsilons {sorted(epsilons)}, and a BERT a single one, and a gelu by'
       ' Erf: this graph is another network, or was exported below opset 17.'
     )
-  layers = {int(one[1]) for one in map(re.compile(r'encoder\.layer\.(\d+)\.').match, tensors) if one}
+  layers = {
+    int(one[1]) for one in map(re.compile(r'encoder\.layer\.(\d+)\.').match, tensors) if one
+  }
   return {
     'architectures': ['BertModel'],
     'model_type': 'bert',
@@ -120,9 +122,7 @@ def difference(path: str, directory: str | Path) -> float:
   tokens = rng.integers(1, config.vocab_size, (3, 17))
   mask = np.arange(17) < np.array([[17], [11], [2]])
   session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-  said = session.run(
-    None, {'input_ids': tokens * mask, 'attention_mask': mask.astype(np.int64)}
-  )
+  said = session.run(None, {'input_ids': tokens * mask, 'attention_mask': mask.astype(np.int64)})
   (states,) = (one for one in said if one.shape == (*tokens.shape, config.emb_dim))
   with jax.default_matmul_precision('highest'):
     ours = bert.Bert(config).apply({'params': params}, (tokens * mask).astype(np.int32), mask)[-1]

@@ -27,12 +27,9 @@ found so far, and the tables in Markdown.
 
 import argparse
 import dataclasses
-import fnmatch
 import functools
 import json
 import os
-import shutil
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -43,12 +40,24 @@ import numpy as np
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
+from experiments import (
+  TASKS,
+  Runs,
+  add_flags,
+  find_file,
+  listed,
+  matches,
+  run_all,
+  say_plan,
+  tokenizer_in,
+)
+
 from calm import compilation_cache, storage
 from calm.calibration import testing
 from calm.exits import confidence, stopping
 from calm.reporting import efficiency
-from calm.tasks import labelled, metrics, wordpiece
-from calm.tasks.classification import Classification, Form, Regression
+from calm.tasks import labelled
+from calm.tasks.classification import Regression
 from calm.training import checkpoints
 from calm.training.guards import NonFiniteError
 from sweet import (
@@ -69,63 +78,12 @@ METHODS = ('early_exit', 'sweet', 'multi_model')
 LEARNING_RATES = (3e-5, 1e-4, 2e-4)
 SIZES = (1000, 24_000)
 RATIOS = (1 / 6, 1 / 4, 1 / 2, 3 / 4, 1.0, 13 / 8)
-RECORD = 'run.json'
 UNUSED = 6000  # rows that a third of is calibrated on
 TRIALS = efficiency.TrialSettings(
   deltas={'textual': (0.02, 0.05), 'risk': (0.01, 0.02)},
   num_trials=100,
   calibration_share=1 / 3,
 )
-_PAIR = ('sentence1', 'sentence2')
-
-
-@dataclasses.dataclass(frozen=True)
-class GlueTask:
-  """Where a task lies, what is asked, and which metric the paper reports."""
-
-  folder: str
-  form: Form
-  metrics: tuple
-  metric: str
-  validation: str = 'validation'
-  rates_of: str | None = None  # the task whose learning rates it takes; None is its own
-
-
-TASKS = {
-  'sst2': GlueTask(
-    'glue_sst2',
-    Classification(('sentence',), ('negative', 'positive')),
-    (metrics.accuracy,),
-    'accuracy',
-  ),
-  'cola': GlueTask(
-    'glue_cola',
-    Classification(('sentence',), ('unacceptable', 'acceptable')),
-    (metrics.matthews, metrics.accuracy),
-    'matthews',
-  ),
-  'mrpc': GlueTask(
-    'glue_mrpc',
-    Classification(_PAIR, ('not_equivalent', 'equivalent')),
-    (metrics.accuracy, metrics.binary_f1('equivalent')),
-    'accuracy',
-  ),
-  'mnli': GlueTask(
-    'glue_mnli_subset',
-    Classification(('premise', 'hypothesis'), ('entailment', 'neutral', 'contradiction')),
-    (metrics.accuracy,),
-    'accuracy',
-    'validation_matched',
-    rates_of='sst2',
-  ),
-  'stsb': GlueTask(
-    'glue_stsb',
-    Regression(_PAIR, lowest=0, highest=5),
-    (metrics.pearson_spearman,),
-    'pearson',
-    rates_of='mrpc',
-  ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +104,11 @@ class Run:
     what = f'{self.task}/{self.pooling}/{self.num_examples}/{self.method}'
     rate = 'rate' if self.learning_rate is None else f'{self.learning_rate:g}'
     return f'{what}/{rate}/seed_{self.seed}'
+
+  @property
+  def title(self) -> str:
+    """Why it is run, and its folder."""
+    return f'{self.part}: {self.name}'
 
 
 def plan(flags: argparse.Namespace) -> list[Run]:
@@ -185,12 +148,8 @@ def _of(flags, part, task, seeds, size, pooling) -> list[Run]:
   ]
 
 
-class Experiments:
-  """Runs below a folder, by the flags that all share."""
-
-  def __init__(self, flags: argparse.Namespace):
-    self.flags = flags
-    self.output = Path(flags.output)
+class Experiments(Runs):
+  """Trainings with their curves."""
 
   def rate(self, run: Run) -> float | None:
     """The learning rate of a run: its own, or the best of those that were searched; or None."""
@@ -222,20 +181,19 @@ class Experiments:
     records = {rate: self.record(one) or {} for rate, one in self.searched(run).items()}
     return {rate: record.get('area') for rate, record in records.items()}
 
-  def record(self, run: Run) -> dict[str, Any] | None:
-    """What a finished run has left."""
-    path = self.output / run.name / RECORD
-    return storage.read_record(path) if path.is_file() else None
-
   def all(self) -> Iterator[tuple[Run, float | None]]:
     """The plan with the rates that are known, in its order."""
     for run in plan(self.flags):
       rate = self.rate(run)
       yield dataclasses.replace(run, learning_rate=rate), rate
 
+  def runs(self) -> list[Run]:
+    """The same without their rates beside them."""
+    return [run for run, _ in self.all()]
+
   def next(self) -> tuple[Run | None, list[Run]]:
     """The first run to do, and all that is left to do; (None, []) when all is done."""
-    left = [run for run, _ in self.all() if self.record(run) is None]
+    left = [run for run in self.runs() if self.record(run) is None]
     ready = [run for run in left if run.learning_rate is not None]
     if left and not ready:
       raise ValueError(
@@ -254,12 +212,16 @@ class Experiments:
     except NonFiniteError as error:
       kept['failed'] = str(error)
       storage.warn(f'{run.name} did not converge: {error}')
-    seconds = time.monotonic() - start
-    if 'failed' not in kept and _matches(run, self.flags.certify):
+    if 'failed' not in kept and matches(run, self.flags.certify):
+      before = time.monotonic()
       self.certify(run)
-    storage.write_record(workdir / RECORD, kept | {'seconds': seconds})
-    if not _matches(run, self.flags.keep):
-      shutil.rmtree(workdir / checkpoints.FOLDER, ignore_errors=True)
+      start += time.monotonic() - before  # Seconds are those of training.
+    self.finish(run, kept, start)
+    self.drop_checkpoints(run)
+
+  def said(self, record: dict[str, Any]) -> str:
+    """The area under the curve."""
+    return f'area {record["area"]:.2f}'
 
   def certify(self, run: Run):
     """Certifies thresholds of a trained run on rows that it did not use; prints the table."""
@@ -337,61 +299,20 @@ class Experiments:
       quiet=True,
     )
 
-  @functools.lru_cache(maxsize=1)  # noqa: B019, one object for the process
-  def _tokenizer(self):
-    return wordpiece.load(self.flags.checkpoint)
-
-  @functools.cache  # noqa: B019
+  @functools.cache  # noqa: B019, one object for the process
   def rows(self, name: str) -> data.Rows:
     """The labelled rows of a task."""
     task = TASKS[name]
     folder = Path(self.flags.data, task.folder)
-    paths = {'train': _file(folder, 'train'), 'validation': _file(folder, task.validation)}
+    paths = {'train': find_file(folder, 'train'), 'validation': find_file(folder, task.validation)}
     made = labelled.from_files(task.form, **paths, metrics=task.metrics, name=task.folder)
-    return data.Rows(made, self._tokenizer())
+    return data.Rows(made, tokenizer_in(self.flags.checkpoint))
 
-  def seconds_left(self, left: Sequence[Run]) -> float:
-    """How long runs may take, by what finished ones of their task took; NaN if none has."""
-    took: dict[str, list[float]] = {}
-    for run, _ in self.all():
-      record = self.record(run)
-      if record is not None and 'failed' not in record:
-        took.setdefault(run.task, []).append(record['seconds'] / self._work(run))
-    every = [rate for rates in took.values() for rate in rates]
-    if not every:
-      return float('nan')
-    return sum(self._work(run) * statistics.median(took.get(run.task, every)) for run in left)
-
-  def _work(self, run: Run) -> float:
+  def work(self, run: Run) -> float:
+    """Rows times layers."""
     exits = self.flags.exits
     layers = sum(exits) if run.method == 'multi_model' else exits[-1]
     return run.num_examples * layers
-
-
-def _matches(run: Run, patterns: Sequence[str]) -> bool:
-  return any(fnmatch.fnmatch(run.name, pattern) for pattern in patterns)
-
-
-def _file(folder: Path, split: str) -> str:
-  for name in (f'{split}.jsonl', f'{split}.jsonl.gz'):
-    if (folder / name).is_file():
-      return os.fspath(folder / name)
-  raise FileNotFoundError(f'{folder} has no {split}.jsonl and no {split}.jsonl.gz: set --data.')
-
-
-def run_all(experiments: Experiments):
-  """Does one run after the other, and says what is left."""
-  while True:
-    run, left = experiments.next()
-    if run is None:
-      return
-    seconds = experiments.seconds_left(left)
-    estimate = '' if seconds != seconds else f', about {seconds / 60:.0f} minutes'
-    print(f'== {run.part}: {run.name}; {len(left)} runs left{estimate}', flush=True)
-    experiments.do(run)
-    record = experiments.record(run) or {}
-    area = f'area {record["area"]:.2f}' if 'area' in record else 'failed'
-    print(f'   {area}, {record["seconds"]:.0f} s', flush=True)
 
 
 def say_rates(experiments: Experiments):
@@ -420,35 +341,19 @@ def make_parser() -> argparse.ArgumentParser:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
 
-  def listed(flag, kind, default, help, choices=None):
-    parser.add_argument(
-      flag, type=kind, nargs='+', default=list(default), choices=choices, help=help
-    )
-
-  parser.add_argument('--checkpoint', required=True, help='directory of the encoder')
-  parser.add_argument('--data', required=True, help='folder of the tasks')
-  parser.add_argument('--output', required=True, help='folder of all runs')
-  listed('--parts', str, PARTS, 'what to run', PARTS)
-  listed('--tasks', str, TASKS, 'tasks to run', tuple(TASKS))
-  listed('--methods', str, METHODS, 'methods to run', METHODS)
-  listed('--seeds', int, (0, 1, 2), 'seeds; the first is searched on')
-  listed('--once_seeds', int, (0,), 'seeds of mnli, stsb and sizes')
-  listed('--learning_rates', float, LEARNING_RATES, 'the grid; a single one needs no search')
-  listed('--exits', int, (1, 2, 4, 6), 'layers with a classifier')
-  listed('--sizes', int, SIZES, 'rows of the part sizes, beside --num_examples')
+  add_flags(parser)
+  add = listed(parser)
+  add('--parts', str, PARTS, 'what to run', PARTS)
+  add('--tasks', str, TASKS, 'tasks to run', tuple(TASKS))
+  add('--methods', str, METHODS, 'methods to run', METHODS)
+  add('--seeds', int, (0, 1, 2), 'seeds; the first is searched on')
+  add('--once_seeds', int, (0,), 'seeds of mnli, stsb and sizes')
+  add('--learning_rates', float, LEARNING_RATES, 'the grid; a single one needs no search')
+  add('--exits', int, (1, 2, 4, 6), 'layers with a classifier')
+  add('--sizes', int, SIZES, 'rows of the part sizes, beside --num_examples')
   parser.add_argument('--pooling', default='mean', choices=('mean', 'cls'), help='of all but cls')
-  parser.add_argument('--num_examples', type=int, default=6000, help='rows trained on')
-  parser.add_argument('--num_epochs', type=float, default=2, help='how often each is seen')
-  parser.add_argument('--batch_size', type=int, default=16, help='rows of a step')
   parser.add_argument(
     '--timed_examples', type=int, default=0, help='answered at every threshold by the clock, too'
-  )
-  parser.add_argument(
-    '--keep',
-    nargs='*',
-    default=[],
-    metavar='GLOB',
-    help="runs whose checkpoints stay, as in 'sst2/mean/6000/sweet/*/seed_0'",
   )
   parser.add_argument(
     '--certify',
@@ -457,9 +362,6 @@ def make_parser() -> argparse.ArgumentParser:
     metavar='GLOB',
     help='runs of which thresholds are certified as soon as they are trained',
   )
-  parser.add_argument('--report', action='store_true', help='write the report, run nothing')
-  parser.add_argument('--plan', action='store_true', help='list what is to be done, and stop')
-  compilation_cache.add_flag(parser)
   return parser
 
 
@@ -468,8 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = make_parser().parse_args(argv)
   experiments = Experiments(flags)
   if flags.plan:
-    for run, _ in experiments.all():
-      print('done' if experiments.record(run) else 'to do', run.part, run.name)
+    say_plan(experiments)
     return 0
   compilation_cache.use(flags.compilation_cache)
   try:

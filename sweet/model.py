@@ -50,8 +50,8 @@ class ExitsConfig:
   # Whether DeBERTa's relative embeddings, which all layers read, are trained by every classifier;
   # otherwise they are classifier 1's.
   shared_relative_embeddings: bool = False
-  # Where a classifier's weights start: a 'normal' draw with the encoder's deviation, or 'zero', from
-  # where cross entropy leaves their sum over the labels at 0.
+  # Where a classifier's weights start: a 'normal' draw with the encoder's deviation, or 'zero',
+  # from where cross entropy leaves their sum over the labels at 0.
   classifier_init: str = dataclasses.field(default='normal', metadata={'identity': False})
 
   def __post_init__(self) -> None:

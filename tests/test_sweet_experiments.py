@@ -1,6 +1,6 @@
 """The script of SWEET's experiments: what it runs, in which order, and what not again."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -14,10 +14,9 @@ SCRIPT = configuration.shipped_root() / 'scripts' / 'sweet_experiments.py'
 
 @pytest.fixture(scope='module')
 def script():
-  spec = importlib.util.spec_from_file_location('sweet_experiments', SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(SCRIPT.parent)
+    return importlib.import_module(SCRIPT.stem)
 
 
 @pytest.fixture
@@ -162,6 +161,6 @@ def test_the_time_left_is_that_of_finished_runs_by_rows_and_layers(script, exper
 @pytest.mark.parametrize('name', ['train.jsonl', 'train.jsonl.gz'])
 def test_data_are_found_packed_or_not(script, tmp_path, name):
   (tmp_path / name).write_text(json.dumps({}))
-  assert script._file(tmp_path, 'train') == str(tmp_path / name)
+  assert script.find_file(tmp_path, 'train') == str(tmp_path / name)
   with pytest.raises(FileNotFoundError, match='set --data'):
-    script._file(tmp_path, 'validation')
+    script.find_file(tmp_path, 'validation')

@@ -41,7 +41,8 @@ def test_classifiers_start_from_zero_if_asked_and_nothing_else_does(config, key)
   )
   for name, value in usual.items():
     if name.startswith('classifier') and name.endswith('kernel'):
-      assert np.std(value) > 0 and not np.any(zero[name])
+      assert np.std(value) > 0
+      assert not np.any(zero[name])
     else:
       np.testing.assert_array_equal(zero[name], value)
 
