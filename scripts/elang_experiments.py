@@ -17,7 +17,9 @@ seed:
 
 Scored are the rows of the validation split, of MRPC those of the test split, which has labels.
 Calibrated on are --num_calibration training rows that the seed has not drawn; MRPC's are too few,
-and its validation split stands in for them. Each model reads all of them once, right after its
+and its validation split stands in for them. A certificate holds for rows like these, and those of
+SST-2 are phrases, where its validation split has sentences: violations are counted among more of
+the former (MRPC: of both splits). Each model reads all of them once, right after its
 training, and that is kept; pairs, scores, intervals and certificates need no model any more. On the
 first seed Swift, Super and router are timed in turns at the threshold certified for energy.
 

@@ -27,8 +27,12 @@ from calm.reporting import figures_routing
 from calm.reporting.markdown import markdown
 from elang import compared, curves, tables
 
+UNKNOWN = '-'
 MARKDOWN, RECORD = 'tables.md', 'pairs.json'
 SHOWN = ('share', 'passed on', 'accuracy', 'below the Super', 'loss', 'FLOPs saved')
+
+
+Certified = Mapping[str, Mapping[str, np.ndarray]]  # by score and name, of each seed
 
 
 class Report:
@@ -37,19 +41,20 @@ class Report:
   def __init__(self, groups: Sequence[Group], settings: Settings):
     self.groups, self.settings = groups, settings
     self.recovered = [recovered(one.pairs, settings.num_resamples) for one in groups]
-    self.certified = [self._certified(one) for one in groups]
+    self.certified = list(map(self._certified, groups, self.recovered))
 
-  def _certified(self, group: Group) -> dict[str, dict[str, np.ndarray]] | None:
-    """Of each score all numbers float64[seeds] by name; None where there are too few rows."""
+  def _certified(self, group: Group, found: Recovered) -> Certified | None:
+    """Of each family of scores all numbers float64[seeds]; None where there are too few rows."""
     if not all(can_certify(pair, self.settings.delta) for pair in group.pairs):
       return None
-    scores = [score for score in SCORES if score != compared.LENGTH]
-    found = {
-      score: [certified(one, score, self.settings) for one in group.pairs] for score in scores
+    scores = {found.names[score]: score for score in reversed(SCORES) if score != compared.LENGTH}
+    numbers = {
+      family: [certified(pair, score, self.settings) for pair in group.pairs]
+      for family, score in reversed(scores.items())
     }
     return {
-      score: {name: np.array([one[name] for one in seeds]) for name in seeds[0]}
-      for score, seeds in found.items()
+      family: {name: np.array([one[name] for one in seeds]) for name in seeds[0]}
+      for family, seeds in numbers.items()
     }
 
   def recovered_rows(self, key: str = 'recovered') -> Rows:
@@ -61,12 +66,14 @@ class Report:
       for score in SCORES:
         one = by_name[found.names[score]]
         ends = f' ({one["low"]:.3f} to {one["high"]:.3f})' if key == 'recovered' else ''
-        row[score] = f'{one[key]:.3f}{ends}'
+        row[score] = UNKNOWN if np.isnan(one[key]) else f'{one[key]:.3f}{ends}'
       if key == 'recovered':
         row['energy less softmax'] = _difference(found.beyond_plain)
         rows.append({**row, 'chance': '0', 'oracle': '1'})
       else:
-        rows.append({**row, 'chance': '0.500', 'oracle': f'{oracle_gap(group.pairs):.3f}'})
+        best = oracle_gap(group.pairs)
+        best = UNKNOWN if np.isnan(best) else f'{best:.3f}'
+        rows.append({**row, 'chance': '0.500', 'oracle': best})
     return rows
 
   def certified_rows(self) -> Rows:
@@ -102,8 +109,8 @@ class Report:
     found = {}
     for swift, start in kinds:
       records = [
-        _systems(group, numbers[OWN])
-        for group, numbers in zip(self.groups, self.certified, strict=True)
+        _systems(group, numbers[one.names[OWN]])
+        for group, one, numbers in zip(self.groups, self.recovered, self.certified, strict=True)
         if (group.swift, group.start) == (swift, start) and numbers
       ]
       if records:
@@ -142,6 +149,8 @@ _TIMES = (
 def _difference(interval: curves.Interval | None) -> str:
   if interval is None:
     return 'the same order'
+  if np.isnan(interval.value):
+    return UNKNOWN
   return f'{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})'
 
 
@@ -200,6 +209,7 @@ def as_markdown(report: Report) -> str:
     ' rows.',
     markdown(rows) if (rows := report.certified_rows()) else 'Too few rows to certify it.',
     f'## Layout of Table 4, certified at {settings.delta:g}',
+    'By energy; means over seeds, and seconds of the first, in the largest batch that was timed.',
   ]
   for caption, rows in report.tables_4().items():
     parts += [f'{caption[0].upper()}{caption[1:]}:', markdown(rows)]

@@ -127,6 +127,9 @@ def test_every_script_and_its_flags_are_there(page, arguments):
     assert importlib.util.find_spec(flags[0])
     return
   source = (ROOT / script).read_text(encoding='utf-8')
+  for name in re.findall(r'^(?:from|import) (\w+)', source, re.MULTILINE):
+    beside = ROOT / 'scripts' / f'{name}.py'
+    source += beside.read_text(encoding='utf-8') if beside.is_file() else ''
   for flag in flags:
     if flag.startswith('--'):
       assert f"'{flag.partition('=')[0]}'" in source, flag
