@@ -190,7 +190,7 @@ def _account(book: _Book, found: Found, chosen: Sequence[Run]) -> None:
     }
     for run in chosen
   ]
-  lost = [{'without a curve': str(folder)} for folder in found.without_curve]
+  lost = [{'without a curve': folder} for folder in found.without_curve]
   parts = [book.table(rows, 'Runs'), book.table(lost, 'Without a curve')]
   book.section(heading, text, *parts)
 

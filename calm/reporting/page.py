@@ -6,6 +6,7 @@ is. Every figure has its numbers beneath it.
 
 import dataclasses
 import html
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -137,7 +138,8 @@ def table(
   if names is None:
     names = list(dict.fromkeys(name for row in rows for name in row))
   names = [name for name in names if not name.endswith('_std')]
-  textual = {name for name in names if any(isinstance(row.get(name), str) for row in rows)}
+  texts = (str, os.PathLike)
+  textual = {name for name in names if any(isinstance(row.get(name), texts) for row in rows)}
 
   def header(name: str) -> str:
     kind = ' class="text"' if name in textual else ''
