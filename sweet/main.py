@@ -110,6 +110,16 @@ PROGRAM = commands.Program(
       ),
       BY_CERTIFICATE,
     ),
+    Command(
+      'export',
+      'sweet.export:export',
+      'write a classifier with the layers below it as a directory that transformers loads',
+      'The last one, unless --exit says another. Its logits are over its temperature.',
+      (
+        Option('--output', 'EXPORT_DIRECTORY', 'directory to write', 'DIR'),
+        Option('--exit', 'EXIT', 'number of the classifier, from 1', 'K', literal=True),
+      ),
+    ),
   ),
 )
 
