@@ -277,13 +277,15 @@ def file_comparison(config, params, num_rows) -> Comparison:
 
 
 def measure(found: list[Comparison], repeats: int):
-  """Runs every system once to compile, then all of them in turn."""
+  """Runs every system once to compile, then all of them in turn, each round in another order."""
   systems = list({id(one): one for pair in found for one in (pair.system, pair.against)}.values())
   for system in systems:
     system.run()
-  for repeat in range(repeats):
-    shift = repeat % len(systems)
-    for system in systems[shift:] + systems[:shift]:
+  rng = np.random.default_rng(0)
+  for _ in range(repeats):
+    for number in rng.permutation(len(systems)):
+      system = systems[number]
+      time.sleep(0.2)  # Threads of the one before may still spin, waiting for work.
       start = time.perf_counter()
       system.run()
       system.seconds.append(time.perf_counter() - start)

@@ -1,9 +1,9 @@
 """Running classifiers stage by stage: rows that are sure leave, the others go on in full batches.
 
-All rows go through the first block, those that stay are batched anew for the next, and so on, so
-that a file costs its mean depth and one batch per stage that is not full. Rows of about one length
-stand together. A program is compiled for each stage, size of batch and length, and none for another
-threshold.
+A single row goes as far as it needs in one program. Of more, all go through the first block, those
+that stay are batched anew for the next, and so on, so that a file costs its mean depth and one batch
+per stage that is not full. Rows of about one length stand together. A program is compiled for each
+stage, size of batch and length, and none for another threshold.
 """
 
 import dataclasses
@@ -84,8 +84,12 @@ class StagedRun:
     by = [_scalar(1.0 if temperatures is None else float(temperatures[k])) for k in range(last)]
     outputs = np.zeros((len(texts), self.model.config.num_outputs), np.float32)
     answers = Answers(np.zeros(len(texts), np.int32), outputs, np.zeros(len(texts), np.float32))
-    parts = self._parts_of(params)
     batches = list(self._batches([_Row(i, *text) for i, text in enumerate(texts)]))
+    if len(texts) == 1 or self.max_batch_size == 1:
+      for batch in batches:
+        self._alone(params, batch, value, by, answers)
+      return answers
+    parts = self._parts_of(params)
     for k in range(1, last + 1):
       staying = [self._stage(parts, k, batch, value, by[k - 1], answers) for batch in batches]
       if k < last:
@@ -153,6 +157,24 @@ class StagedRun:
       answers.outputs[gone] = said[leaves, :-2]
       answers.confidences[gone] = said[leaves, -2]
     return ~leaves
+
+  def _alone(
+    self, params: Any, batch: _Batch, threshold: Any, temperatures: list[Any], answers: Answers
+  ) -> None:
+    """Answers a row that has no others with it, and writes it down."""
+    (row,) = batch.rows
+    exit, said = all_stages(
+      params,
+      batch.inputs,
+      batch.seen,
+      threshold,
+      temperatures,
+      model=self.model,
+      measure=self.measure,
+    )
+    (said,) = np.asarray(said)
+    answers.exits[row], answers.outputs[row] = int(exit), said[:-2]
+    answers.confidences[row] = said[-2]
 
   def _regrouped(
     self, batches: Iterable[_Batch], staying: Iterable[np.ndarray]
@@ -241,6 +263,38 @@ def stage(
   # One array, since each that is brought back to the host costs time.
   said = jnp.concatenate([outputs, jnp.stack([confidences, leaves], 1)], 1)
   return state, seen, said
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'measure'))
+def all_stages(
+  params: Any,
+  inputs: Mapping[str, Any],
+  seen: Any,
+  threshold: jax.Array,
+  temperatures: Sequence[jax.Array],
+  *,
+  model: Classifiers,
+  measure: stopping.ExampleMeasure,
+) -> tuple[jax.Array, jax.Array]:
+  """All stages of a single row, as far as it goes, in one program that asks nobody in between.
+
+  To bring a decision back to the host and to start the next stage takes longer than a small layer.
+
+  Returns:
+    (int32[] the classifier that the row leaves at, what that says, as `stage` gives it).
+  """
+
+  def go(k: int, state: Any, seen: Any) -> Any:
+    state, seen, said = stage(
+      params, inputs, state, seen, threshold, temperatures[k - 1], model=model, measure=measure, k=k
+    )
+    if k == len(model.exits):
+      return jnp.int32(k), said
+    return jax.lax.cond(
+      said[0, -1] > 0, lambda: (jnp.int32(k), said), lambda: go(k + 1, state, seen)
+    )
+
+  return go(1, None, seen)
 
 
 @dataclasses.dataclass(frozen=True)
