@@ -1,9 +1,9 @@
 """Running classifiers stage by stage: rows that are sure leave, the others go on in full batches.
 
 A single row goes as far as it needs in one program. Of more, all go through the first block, those
-that stay are batched anew for the next, and so on, so that a file costs its mean depth and one batch
-per stage that is not full. Rows of about one length stand together. A program is compiled for each
-stage, size of batch and length, and none for another threshold.
+that stay are batched anew for the next, and so on, so that a file costs its mean depth and one
+batch per stage that is not full. Rows of about one length stand together. A program is compiled for
+each stage, size of batch and length, and none for another threshold.
 """
 
 import dataclasses
