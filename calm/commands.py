@@ -135,7 +135,9 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 def _description(program: Program, command: Command) -> str:
   text = f'{command.summary[:1].upper()}{command.summary[1:]}. {command.details}'.rstrip()
   begin = [f'`{program.name} {one.name}`' for one in program.commands if one.begins_run]
-  if begin and not command.begins_run:
+  if command.begins_run:
+    text += ' Without --gin_file, the run in the workdir goes on with the config that it has saved.'
+  elif begin:
     text += f' Without --gin_file, what {" or ".join(begin)} saved in the workdir is the config.'
   return text
 
@@ -297,14 +299,15 @@ def _gin_files(program: Program, command: Command, args: argparse.Namespace) -> 
   """The configs to read: those that are named, or the one that the run in the workdir has saved."""
   if args.gin_file:
     return list(args.gin_file)
-  if command.begins_run or not args.WORKDIR:
-    raise ValueError(
-      f'Name a config with --gin_file; `{program.name} {command.name} --help` lists those shipped.'
-    )
-  saved = Path(args.WORKDIR, 'config.gin')
-  if not saved.is_file():
-    raise FileNotFoundError(f'No {saved}: name a config with --gin_file, or a trained workdir.')
-  return [str(saved)]
+  if args.WORKDIR:
+    saved = Path(args.WORKDIR, 'config.gin')
+    if saved.is_file():
+      return [str(saved)]
+    if not command.begins_run:
+      raise FileNotFoundError(f'No {saved}: name a config with --gin_file, or a trained workdir.')
+  raise ValueError(
+    f'Name a config with --gin_file; `{program.name} {command.name} --help` lists those shipped.'
+  )
 
 
 def main(program: Program, argv: list[str] | None = None) -> int:

@@ -111,7 +111,7 @@ def test_help_says_which_commands_there_are_and_what_they_read(capsys):
   assert 'COMMAND\n    begin     begin a SWEET run\n    look      look at it\n' in shown(
     capsys, '--help'
   )
-  assert 'Begin a SWEET run.\n' in shown(capsys, 'begin', '--help')
+  assert 'Begin a SWEET run. Without ' in shown(capsys, 'begin', '--help')
   assert 'what `other begin` saved in the workdir is the' in ' '.join(
     shown(capsys, 'look', '--help').split()
   )
@@ -131,6 +131,21 @@ def test_a_command_reads_what_the_run_was_begun_with(capsys):
   assert call('look', '--workdir=run') == 0
   assert call('look', '--workdir=run', '--answer=8') == 0
   assert capsys.readouterr().out == 'answer 7\nsaw 7 int\nsaw 8 str\n'
+
+
+def test_a_run_goes_on_with_what_it_was_begun_with_unless_told_otherwise(folder, capsys):
+  assert call('begin', '--workdir=run') == 1
+  assert 'Name a config with --gin_file' in capsys.readouterr().err
+  assert begin('--gin.ANSWER=7') == 0
+  saved = (folder / 'run' / 'config.gin').read_text()
+  assert call('begin', '--workdir=run') == 0
+  assert (folder / 'run' / 'config.gin').read_text() == saved
+  assert call('begin', '--workdir=run', '--gin.ANSWER=8') == 0
+  assert call('look', '--workdir=run') == 0
+  assert capsys.readouterr().out == 'answer 7\nanswer 7\nanswer 8\nsaw 8 int\n'
+  assert 'Without --gin_file, the run in the workdir goes on' in ' '.join(
+    shown(capsys, 'begin', '--help').split()
+  )
 
 
 @pytest.mark.parametrize(('value', 'said'), [('0.5', '0.5 float'), ('x', 'x str')])
