@@ -132,7 +132,7 @@ class Endpoint(Priced):
       except ssl.SSLError:
         raise self._error('its certificate or protocol is not accepted') from None
       except (OSError, http.client.HTTPException):
-        problem = 'no connection: is it running there?'
+        problem = 'no connection, as if nothing ran there'
       else:
         if status == 200:
           return reply

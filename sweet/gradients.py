@@ -158,7 +158,8 @@ def _batches(
   if len(held_out) < batch_size * num_batches:
     raise ValueError(
       f'{num_batches} batches of {batch_size} need {batch_size * num_batches} held-out rows, and'
-      f' {rows.task.name} {split} has {len(held_out)}: set BATCH_SIZE or NUM_HELD_OUT.'
+      f' {rows.task.name} {split} has {len(held_out)} (NUM_HELD_OUT, a tenth of all at most): set'
+      ' NUM_BATCHES or BATCH_SIZE lower.'
     )
   held_out = np.random.default_rng(seed).permutation(held_out)
   lengths = np.diff(encoded.tokens.offsets)

@@ -174,7 +174,7 @@ def read(path: str | Path) -> Certificate:
   """
   path = Path(path)
   if not path.is_file():
-    raise FileNotFoundError(f'There is no certificate at {path}: `calm calibrate` writes one.')
+    raise FileNotFoundError(f'There is no certificate at {path}: `calibrate` writes one.')
   with _naming(path):
     if storage.read_json(path).get('format') != FORMAT:
       raise ValueError(f'its "format" is not {FORMAT!r}: calibrate again.')

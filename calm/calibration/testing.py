@@ -280,16 +280,18 @@ def check_sample_size(
   procedure: Procedure = fixed_sequence,
   grid_size: int = 1,
   macro: str = 'DELTAS',
+  whole: int | None = None,
 ) -> None:
   """Raises ValueError, with the number that could, if so few examples can never certify.
 
-  It names the macro that delta stands in.
+  It names the macro that delta stands in, and of how many they are a part, if they are.
   """
   if can_certify(num_examples, delta, epsilon, p_value, procedure, grid_size):
     return
   needed = smallest_sample_size(delta, epsilon, p_value, procedure, grid_size)
+  part = '' if whole is None else f' of {whole}'
   raise ValueError(
-    f'{num_examples} examples can never certify delta = {delta} at epsilon = {epsilon} by '
+    f'{num_examples} examples{part} can never certify delta = {delta} at epsilon = {epsilon} by '
     f'{name_of(p_value)} and {name_of(procedure)}, not even with zero loss; {needed} could. '
     f'Calibrate on more examples, or allow a larger delta ({macro}) or epsilon (EPSILON).'
   )

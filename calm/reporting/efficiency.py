@@ -56,7 +56,8 @@ class TrialSettings:
         f'deltas: {", ".join(unknown)} cannot be had with '
         f'{testing.name_of(compared.dissimilarity)}; there are {", ".join(compared.objectives)}.'
       )
-    number = round(self.calibration_share * len(compared.split.examples))
+    whole = len(compared.split.examples)
+    number = round(self.calibration_share * whole)
     for deltas in self.deltas.values():
       for delta in deltas:
         testing.check_sample_size(
@@ -67,6 +68,7 @@ class TrialSettings:
           self.procedure,
           len(compared.grid),
           'TRIAL_DELTAS',
+          whole,
         )
 
 

@@ -140,7 +140,7 @@ def test_endpoints_are_named_on_the_command_line_alone(files, capsys):
   config = ['--gin_file=configs/elang/endpoints.gin', '--workdir=run']
   assert main.main(['predict', *config, *given, '--input=lines.txt', '--threshold=-0.3']) != 0
   error = capsys.readouterr().err
-  assert 'swift at http://127.0.0.1:9/v1: no connection: is it running there?' in error
+  assert 'swift at http://127.0.0.1:9/v1: no connection, as if nothing ran there.' in error
 
 
 def test_the_router_in_python_that_the_page_shows_runs(capsys):

@@ -250,5 +250,5 @@ def test_what_is_no_certificate_is_refused(saved, text):
 
 
 def test_a_missing_file_is_told(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r'no certificate at .*none\.json.*calm calibrate'):
+  with pytest.raises(FileNotFoundError, match=r'no certificate at .*none\.json: .*`calibrate`'):
     certificate.load(tmp_path / 'none.json')

@@ -148,7 +148,7 @@ def test_partials_of_a_measure_are_compared_under_names_of_their_own(made_up):
 def test_too_few_examples_are_named_before_anything_is_decoded(made_up, tmp_path):
   settings = efficiency.TrialSettings(deltas={'textual': (0.1,)})
   with pytest.raises(
-    ValueError, match=r'8 examples can never certify delta = 0.1.*\(TRIAL_DELTAS\)'
+    ValueError, match=r'8 examples of 10 can never certify delta = 0.1.*\(TRIAL_DELTAS\)'
   ):
     efficiency.trials(made_up(), settings)
   assert not (tmp_path / 'calibration').exists()
