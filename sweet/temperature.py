@@ -7,13 +7,15 @@ the split that is scored; labels stay as they are.
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.optimize
 import scipy.special
 
-from calm import storage
+from calm import processes, storage
 from calm.exits.stopping import Confidence
 from calm.tasks.length_sorted import EncodedTexts
+from calm.training import sharding
 from sweet.inference import StagedRun
 from sweet.objectives import Classifiers
 
@@ -45,21 +47,27 @@ def fit_run(
 ) -> None:
   """Fits a run's temperatures on held-out rows and writes them into the workdir.
 
-  With fewer than LEAST rows nothing is fitted: all are 1, and stderr says so.
+  With fewer than LEAST rows nothing is fitted: all are 1, and stderr says so. Of several processes,
+  which call this together, each fits them, and the first one writes.
   """
   temperatures = (1.0,) * len(model.exits)
+  first = jax.process_index() == 0
   if len(held_out) < LEAST:
-    storage.warn(
-      f'{len(held_out)} held-out rows (NUM_HELD_OUT, a tenth of all at most) are too few to fit'
-      f' temperatures ({LEAST}): all are 1.'
-    )
+    if first:
+      storage.warn(
+        f'{len(held_out)} held-out rows (NUM_HELD_OUT, a tenth of all at most) are too few to fit'
+        f' temperatures ({LEAST}): all are 1.'
+      )
   else:
+    with processes.answering():
+      params = sharding.gathered(params)
     texts = [(held_out.tokens[i], held_out.token_types[i]) for i in range(len(held_out))]
     longest = int(np.diff(held_out.tokens.offsets).max())
     outputs, _ = StagedRun(model, Confidence(), max_length=longest).everything(params, texts)
     temperatures = fit(outputs, held_out.labels)
   record = {'temperatures': list(temperatures), 'rows': len(held_out), 'step': step}
-  storage.write_record(Path(workdir, FILE), record)
+  if first:
+    storage.write_record(Path(workdir, FILE), record)
 
 
 def forget(workdir: str) -> None:

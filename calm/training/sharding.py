@@ -88,6 +88,16 @@ def place_batch(
   }
 
 
+def gathered(tree: Any) -> Any:
+  """A tree of arrays as every process can read them all by itself; it is no computation of one.
+
+  All processes call it together.
+  """
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
 @functools.cache
 def _rows_stay(mesh: Mesh) -> bool:
   """Whether the p-th part of the rows belongs on the devices of process p, and on no others."""

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import scipy.special
@@ -64,6 +65,17 @@ def test_too_few_rows_fit_nothing_and_say_so(config, made_up, rows, tmp_path, ca
   temperature.fit_run(tmp_path, model, made_up(model), held_out, 5)
   assert temperature.of_run(tmp_path) == (1.0, 1.0, 1.0)
   assert 'too few to fit temperatures (50)' in capsys.readouterr().err
+
+
+def test_of_several_processes_the_first_one_alone_writes_and_speaks(
+  config, made_up, rows, tmp_path, capsys, monkeypatch
+):
+  model = classifiers(config)
+  held_out = encoded(rows, np.zeros(len(rows), np.int32))
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  temperature.fit_run(tmp_path, model, made_up(model), held_out, 5)
+  assert not list(tmp_path.iterdir())
+  assert capsys.readouterr().err == ''
 
 
 def test_a_run_keeps_its_temperatures_until_it_trains_on(tmp_path):

@@ -59,7 +59,10 @@ def test_two_processes_stop_save_go_on_and_agree_with_one(tmp_path, two, run, cu
   # Each process holds half of the hidden units.
   for name, axis in (('wi', 1), ('wo', 0)):
     halves = [np.array(result['params'][name]['kernel']) for result in results]
-    whole = np.split(np.asarray(params[name]['kernel']), 2, axis)
+    kernel = np.asarray(params[name]['kernel'])
+    for result in results:
+      np.testing.assert_allclose(result['gathered'][name]['kernel'], kernel, atol=1e-5)
+    whole = np.split(kernel, 2, axis)
     for half, expected in zip(halves, whole, strict=True):
       np.testing.assert_allclose(half, expected.ravel(), atol=1e-5)
   assert (workdir / 'config.gin').is_file()

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 
 from calm import arguments, commands, main
+from calm.training import sharding
 
 
-def whole(array):
+def held_here(array):
   """This process's copy of an array that it holds all of, else its part."""
   return np.concatenate([np.ravel(shard.data) for shard in array.addressable_shards]).tolist()
 
@@ -22,4 +23,6 @@ if __name__ == '__main__':
   parser = commands.make_parser(main.PROGRAM)
   args = parser.parse_args(['train', '--gin_file=network.gin', '--import_from=.', *flags])
   params, metrics = commands.run(main.PROGRAM, args, bindings)
-  print(json.dumps({'loss': metrics['loss'], 'params': jax.tree.map(whole, params)}))
+  everything = jax.tree.map(np.ndarray.tolist, sharding.gathered(params))
+  held = jax.tree.map(held_here, params)
+  print(json.dumps({'loss': metrics['loss'], 'params': held, 'gathered': everything}))
