@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -44,7 +45,9 @@ def shipped_root() -> Path:
 
 
 def shipped_configs(program: str | None = None) -> dict[str, str]:
-  """Maps paths of shipped configs, as --gin_file takes them, to the first line of their header.
+  """Maps paths of shipped configs, as --gin_file takes them, to what their header begins with.
+
+  That is its first line, with those after it that its last sentence goes on in.
 
   They are those in the program's own folder, and those in no program's; without one, all.
   """
@@ -52,9 +55,19 @@ def shipped_configs(program: str | None = None) -> dict[str, str]:
   own = f'configs/{program}/**/*.gin' if program else 'configs/**/*.gin'
   configs = {}
   for path in sorted({*root.glob(own), *root.glob('configs/*.gin')}):
-    first = path.read_text(encoding='utf-8').partition('\n')[0]
-    configs[path.relative_to(root).as_posix()] = first.lstrip('# ')
+    configs[path.relative_to(root).as_posix()] = _beginning(path.read_text(encoding='utf-8'))
   return configs
+
+
+def _beginning(text: str) -> str:
+  """The first lines of a header, up to one that ends with a sentence."""
+  header = itertools.takewhile(lambda line: line.strip('# '), text.splitlines())
+  said = ''
+  for line in header:
+    said = f'{said} {line.lstrip("# ")}'.strip()
+    if said.endswith(('.', '?')):
+      break
+  return said
 
 
 def parse(

@@ -98,6 +98,7 @@ def test_a_shipped_config_has_a_header_that_says_what_it_is():
   configs = configuration.shipped_configs()
   assert configs['configs/quickstart.gin'].startswith('The quickstart')
   assert all(len(header) > 20 for header in configs.values())
+  assert all(header.endswith(('.', '?')) for header in configs.values())
 
 
 @pytest.mark.parametrize(
