@@ -119,7 +119,7 @@ def make_parser(program: Program) -> argparse.ArgumentParser:
         help=f'{option.help} (the macro {option.macro})',
       )
     compilation_cache.add_flag(sub)
-    processes.add_flags(sub)
+    processes.add_flags(sub, shown=command.shared)
     sub.add_argument('--traceback', action='store_true', help='show where an error came from')
   return parser
 

@@ -21,16 +21,22 @@ class ProcessError(ConnectionError):
   """Another process of the run has ended, or is too far behind."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags to an argparse parser."""
+def add_flags(parser: argparse.ArgumentParser, shown: bool = True) -> None:
+  """Adds the flags to an argparse parser, whose help is silent about them if they are not shown."""
+
+  def said(text: str) -> str:
+    return text if shown else argparse.SUPPRESS
+
   group = parser.add_argument_group('several processes')
-  group.add_argument('--coordinator_address', metavar='HOST:PORT', help='where process 0 listens')
-  group.add_argument('--process_count', type=int, metavar='N', help='how many there are')
-  group.add_argument('--process_index', type=int, metavar='I', help='which this is, from 0')
+  group.add_argument(
+    '--coordinator_address', metavar='HOST:PORT', help=said('where process 0 listens')
+  )
+  group.add_argument('--process_count', type=int, metavar='N', help=said('how many there are'))
+  group.add_argument('--process_index', type=int, metavar='I', help=said('which this is, from 0'))
   group.add_argument(
     '--multiprocess',
     action='store_true',
-    help='instead of the three: ask the TPU pod, Slurm or Open MPI that started this process',
+    help=said('instead of the three: ask the TPU pod, Slurm or Open MPI that started this process'),
   )
 
 

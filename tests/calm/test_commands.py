@@ -45,7 +45,7 @@ OTHER = commands.Program(
   'other',
   'Another method.',
   (
-    Command('begin', 'work_of_other:begin', 'begin a SWEET run', begins_run=True),
+    Command('begin', 'work_of_other:begin', 'begin a SWEET run', begins_run=True, shared=True),
     Command(
       'look',
       'work_of_other:look',
@@ -115,6 +115,15 @@ def test_help_says_which_commands_there_are_and_what_they_read(capsys):
   assert 'what `other begin` saved in the workdir is the' in ' '.join(
     shown(capsys, 'look', '--help').split()
   )
+
+
+def test_help_shows_flags_of_several_processes_where_they_can_be_used(capsys):
+  assert '--process_count N' in shown(capsys, 'begin', '--help')
+  alone = shown(capsys, 'look', '--help')
+  assert not any(word in alone for word in ('process_count', 'multiprocess', 'several processes'))
+  flags = ['--coordinator_address=localhost:1', '--process_count=2', '--process_index=0']
+  assert call('look', '--gin_file=configs/other/go.gin', *flags) == 1
+  assert 'This command runs in one process, not in 2' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('columns', [60, 80, 200])
