@@ -154,7 +154,7 @@ def _add_gin_flags(parser: argparse.ArgumentParser) -> None:
     '--gin.NAME',
     dest='gin_binding',
     metavar='VALUE',
-    help='set a macro (--gin.BATCH_SIZE=16) or a parameter (--gin.loop.train.seed=1)',
+    help='set a macro (--gin.WORKDIR=runs/mine), or a parameter as configs name it',
   )
   parser.add_argument(
     '--gin_search_paths',
