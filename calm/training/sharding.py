@@ -89,7 +89,7 @@ def place_batch(
 
 
 def gathered(tree: Any) -> Any:
-  """A tree of arrays as every process can read them all by itself; it is no computation of one.
+  """A tree of arrays, each whole in every process, which can then compute with it alone.
 
   All processes call it together.
   """
