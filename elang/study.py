@@ -11,11 +11,10 @@ import seqio
 
 from calm import fingerprints
 from calm.calibration import consistency, testing
-from calm.evaluation.losses import losses_of_results, objectives_of
 from calm.evaluation.outcomes import Replay, Results
 from calm.evaluation.predictor import Row
 from calm.evaluation.split import Split, read_split
-from calm.reporting.comparison import Way
+from calm.reporting.comparison import Judged, Way
 from calm.settings import Count, check_fields
 from elang import compared, cost
 from elang.model import with_evidence
@@ -33,7 +32,7 @@ LABELS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class RouterStudy:
+class RouterStudy(Judged):
   """A split, a router of two models, and every score of the first: a `Comparison`.
 
   Families are scores; of several that order all inputs alike there is one. Thresholds are shares
@@ -138,11 +137,6 @@ class RouterStudy:
     return {name: LABELS.get(name, f'{name} per input') for name in names}
 
   @property
-  def objectives(self) -> tuple[str, ...]:
-    """What the dissimilarity can say something of."""
-    return objectives_of(self.dissimilarity)
-
-  @property
   def folder(self) -> str:
     """The workdir."""
     return self.workdir
@@ -220,22 +214,6 @@ class RouterStudy:
       np.array([one['costs_of_asking'].get(name, 0.0) for one in swift], np.float64),
       np.array([one['costs'][name] for one in large], np.float64),
     )
-
-  def losses(self, way: Way, objective: str) -> np.ndarray:
-    """Losses float64[n] by one of `objectives`."""
-    return self._losses[objective](way.results)
-
-  @functools.cached_property
-  def _losses(self) -> Mapping[str, Any]:
-    full = self.full.results
-    return {
-      objective: losses_of_results(self.split, full, objective, self.dissimilarity)
-      for objective in self.objectives
-    }
-
-  def scores(self, way: Way) -> dict[str, float]:
-    """The task's metrics."""
-    return self.split.score(way.results.predictions)
 
   def seconds(
     self, ways: Mapping[str, Way], *, batch_size: int, num_examples: int, repeats: int

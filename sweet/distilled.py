@@ -5,19 +5,18 @@ or a directory of a BERT or DeBERTa with a classifier; it answers with its last 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from calm import fingerprints
 from calm.evaluation.predictor import Predictor
 from calm.models import parameters, pretrained
 from calm.tasks import wordpiece
 from calm.tasks.classification import Form
-from calm.training.distillation import SoftTargets, Teacher, cosine_distance
+from calm.training.distillation import SoftTargets, Taught, Teacher, cosine_distance
 from sweet.model import ENCODERS, EarlyExitClassifier, ExitsConfig
 from sweet.multi_model import MultiModel
 from sweet.objectives import ExitsObjective
@@ -25,7 +24,7 @@ from sweet.predictor import ExitsPredictor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Distilled:
+class Distilled(Taught):
   """The loss of classifiers whose rows another model has read, too.
 
   Every classifier has the soft targets of the teacher's last one, beside its labels: the squared
@@ -49,27 +48,9 @@ class Distilled:
       raise ValueError('cosine_weight (COSINE_WEIGHT): independent models share no state.')
 
   @property
-  def unit(self) -> str:
-    """What weights count: the student's."""
-    return self.student.unit
-
-  @property
-  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
-    """The student's encoder's: see `calm.training.sharding.by_rules`."""
-    return self.student.partition_rules
-
-  @property
-  def frozen(self) -> Any:
-    """The teacher's parameters; None if it has no say."""
-    return self.teacher.params if self.targets.need_teacher else None
-
-  def holding(self, frozen: Any) -> 'Distilled':
-    """The same with other parameters of the teacher."""
-    return dataclasses.replace(self, teacher=dataclasses.replace(self.teacher, params=frozen))
-
-  def init(self, key: jax.Array) -> Any:
-    """Fresh float32 parameters of the student."""
-    return self.student.init(key)
+  def needs_teacher(self) -> bool:
+    """Whether soft targets or states count."""
+    return self.targets.need_teacher
 
   def __call__(
     self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None

@@ -16,11 +16,10 @@ import seqio
 from calm import fingerprints
 from calm.calibration import consistency, testing
 from calm.evaluation.calibrate import FOLDER
-from calm.evaluation.losses import losses_of_results, objectives_of
 from calm.evaluation.outcomes import Replay, Results
 from calm.evaluation.split import Split, read_split
 from calm.exits import stopping
-from calm.reporting.comparison import Way
+from calm.reporting.comparison import Judged, Way
 from calm.settings import Count, check_fields
 from sweet import timing
 from sweet.multi_model import MultiModel
@@ -28,7 +27,7 @@ from sweet.predictor import ExitsPredictor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ClassifierStudy:
+class ClassifierStudy(Judged):
   """A split of a task and the classifiers of a run: a `Comparison`.
 
   The full system is the last classifier, static ones are the others alone, each run as the model
@@ -119,27 +118,6 @@ class ClassifierStudy:
     outcomes = self.outcomes[family]
     found = self._with(outcomes.predictor.measure)  # type: ignore[attr-defined]
     return self._way(family, outcomes.at(threshold).rows, found.at(threshold))
-
-  @property
-  def objectives(self) -> tuple[str, ...]:
-    """What the dissimilarity can say something of."""
-    return objectives_of(self.dissimilarity)
-
-  def losses(self, way: Way, objective: str) -> np.ndarray:
-    """Losses float64[n] by one of `objectives`."""
-    return self._losses[objective](way.results)
-
-  @functools.cached_property
-  def _losses(self) -> Mapping[str, Any]:
-    full = self.full.results
-    return {
-      objective: losses_of_results(self.split, full, objective, self.dissimilarity)
-      for objective in self.objectives
-    }
-
-  def scores(self, way: Way) -> dict[str, float]:
-    """The task's metrics."""
-    return self.split.score(way.results.predictions)
 
   def seconds(
     self, ways: Mapping[str, Way], *, batch_size: int, num_examples: int, repeats: int

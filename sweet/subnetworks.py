@@ -13,14 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from calm import storage
 from calm.models import parameters, subnetworks
 from calm.settings import Count, Natural, NonNegative, Seed, check_fields
 from calm.tasks.length_sorted import LengthSortedBatches
 from calm.training import checkpoints
-from calm.training.distillation import SoftTargets, Teacher
+from calm.training.distillation import SoftTargets, Taught, Teacher
 from sweet import checkpoint
 from sweet.data import Rows, draw
 from sweet.distilled import check_fit
@@ -55,7 +54,7 @@ def take(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Family:
+class Family(Taught):
   """The sum over sub-networks of their losses, each against the teacher: for `sweet train`.
 
   A loss is that of `targets`, the soft one alone by default as in DynaBERT, and `states_weight`
@@ -93,29 +92,6 @@ class Family:
   def members(self) -> tuple[tuple[float, float], ...]:
     """Width and depth of each sub-network."""
     return tuple((width, depth) for depth in self.depths for width in self.widths)
-
-  @property
-  def unit(self) -> str:
-    """What weights count: the student's."""
-    return self.student.unit
-
-  @property
-  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
-    """The encoder's: see `calm.training.sharding.by_rules`."""
-    return self.student.partition_rules
-
-  @property
-  def frozen(self) -> Any:
-    """The teacher's parameters."""
-    return self.teacher.params
-
-  def holding(self, frozen: Any) -> 'Family':
-    """The same with other parameters of the teacher."""
-    return dataclasses.replace(self, teacher=dataclasses.replace(self.teacher, params=frozen))
-
-  def init(self, key: jax.Array) -> Any:
-    """Fresh float32 parameters of the whole network."""
-    return self.student.init(key)
 
   def __call__(
     self, params: Any, batch: Mapping[str, Any], key: jax.Array | None = None

@@ -1,12 +1,14 @@
 """What tables, curves and the page read: systems compared on a split, whatever they are made of."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from calm.calibration import consistency
+from calm.evaluation.losses import losses_of_results, objectives_of
 from calm.evaluation.outcomes import Results
 from calm.evaluation.predictor import Identity, Predictor
 from calm.evaluation.split import Split
@@ -29,6 +31,43 @@ class Way:
   def cost(self, name: str) -> float:
     """A cost per unit, over all units."""
     return float(np.average(self.costs[name], weights=self.units))
+
+
+class Judged:
+  """Losses and metrics of a comparison's ways, by its split, full system and dissimilarity."""
+
+  dissimilarity: consistency.Dissimilarity
+
+  @property
+  def split(self) -> Split:
+    """The examples."""
+    raise NotImplementedError
+
+  @property
+  def full(self) -> Way:
+    """The full system."""
+    raise NotImplementedError
+
+  @property
+  def objectives(self) -> tuple[str, ...]:
+    """What the dissimilarity can say something of: of tokens there are no references."""
+    return objectives_of(self.dissimilarity)
+
+  def losses(self, way: Way, objective: str) -> np.ndarray:
+    """Losses float64[n] by one of `objectives`."""
+    return self._losses[objective](way.results)
+
+  def scores(self, way: Way) -> dict[str, float]:
+    """The task's metrics."""
+    return self.split.score(way.results.predictions)
+
+  @functools.cached_property
+  def _losses(self) -> dict[str, Callable[[Results], np.ndarray]]:
+    full = self.full.results
+    return {
+      objective: losses_of_results(self.split, full, objective, self.dissimilarity)
+      for objective in self.objectives
+    }
 
 
 class Comparison(Protocol):

@@ -13,19 +13,18 @@ from calm import fingerprints, settings
 from calm.calibration import consistency, testing
 from calm.decoding.text_predictor import TextPredictor
 from calm.evaluation import calibrate
-from calm.evaluation.losses import losses_of_results, objectives_of
 from calm.evaluation.outcomes import Rerun, Results
 from calm.evaluation.split import Split, read_split
 from calm.exits import confidence, rules
 from calm.exits.families import Family
 from calm.models.t5 import T5Config
-from calm.reporting.comparison import Way
+from calm.reporting.comparison import Judged, Way
 from calm.reporting.cost_t5 import DecoderCost
 from calm.reporting.timing import time_rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
+class Study(Judged):
   """A split of a task, a model, and the measures that are compared on them: a `Comparison`.
 
   What is decoded is kept in `workdir`/calibration, where `calm calibrate` finds and leaves its own;
@@ -192,26 +191,6 @@ class Study:
     """Any outcomes at a threshold."""
     rule = _rule_of(outcomes.predictor.at(threshold))
     return self._way(outcomes.name, outcomes.at(threshold), rule)
-
-  def losses(self, way: Way, objective: str) -> np.ndarray:
-    """Losses float64[n] by one of `objectives`."""
-    return self._losses[objective](way.results)
-
-  @functools.cached_property
-  def _losses(self) -> dict[str, Callable[[Results], np.ndarray]]:
-    return {
-      objective: losses_of_results(self.split, self.full.results, objective, self.dissimilarity)
-      for objective in self.objectives
-    }
-
-  @property
-  def objectives(self) -> tuple[str, ...]:
-    """What the dissimilarity can say something of: of tokens there are no references."""
-    return objectives_of(self.dissimilarity)
-
-  def scores(self, way: Way) -> dict[str, float]:
-    """The task's metrics."""
-    return self.split.score(way.results.predictions)
 
   def seconds(
     self, ways: Mapping[str, Way], *, batch_size: int, num_examples: int, repeats: int

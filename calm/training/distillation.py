@@ -7,7 +7,7 @@ fine-tuned (Akbari et al., section 4.1 and Table 3, https://arxiv.org/abs/2203.0
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -90,8 +90,47 @@ class Teacher:
   params: Any
 
 
+class Taught:
+  """What an objective with a `student` objective and a `teacher` has of both.
+
+  The teacher's parameters are `frozen`: an argument of the step, in no checkpoint.
+  """
+
+  student: Any
+  teacher: Any
+
+  @property
+  def unit(self) -> str:
+    """What weights count: the student's."""
+    return self.student.unit
+
+  @property
+  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
+    """The student's network's: see `calm.training.sharding.by_rules`."""
+    return self.student.partition_rules
+
+  @property
+  def needs_teacher(self) -> bool:
+    """Whether the teacher has a say."""
+    return True
+
+  @property
+  def frozen(self) -> Any:
+    """The teacher's parameters; None if it has no say."""
+    return self.teacher.params if self.needs_teacher else None
+
+  def holding(self, frozen: Any) -> Self:
+    """The same with other parameters of the teacher."""
+    teacher = dataclasses.replace(self.teacher, params=frozen)
+    return dataclasses.replace(self, teacher=teacher)  # type: ignore[type-var]
+
+  def init(self, key: jax.Array) -> Any:
+    """Fresh float32 parameters of the student."""
+    return self.student.init(key)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class DistilledObjective:
+class DistilledObjective(Taught):
   """The loss of a T5 whose tokens another T5 has read, too.
 
   After every decoder layer that has a weight the soft targets are the teacher's after its last
@@ -116,27 +155,9 @@ class DistilledObjective:
     self.targets.check_widths(ours.emb_dim, theirs.emb_dim)
 
   @property
-  def unit(self) -> str:
-    """What weights count: the student's."""
-    return self.student.unit
-
-  @property
-  def partition_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
-    """The student's network's: see `calm.training.sharding.by_rules`."""
-    return self.student.partition_rules
-
-  @property
-  def frozen(self) -> Any:
-    """The teacher's parameters; None if it has no say."""
-    return self.teacher.params if self.targets.need_teacher else None
-
-  def holding(self, frozen: Any) -> 'DistilledObjective':
-    """The same with other parameters of the teacher."""
-    return dataclasses.replace(self, teacher=dataclasses.replace(self.teacher, params=frozen))
-
-  def init(self, key: jax.Array) -> Any:
-    """Fresh float32 parameters of the student."""
-    return self.student.init(key)
+  def needs_teacher(self) -> bool:
+    """Whether soft targets or states count."""
+    return self.targets.need_teacher
 
   def __call__(
     self, params: Any, batch: losses.Batch, key: jax.Array | None = None
