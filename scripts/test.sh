@@ -11,7 +11,7 @@ source scripts/environment.sh
 
 ensure_environment "${EXTRAS:-test}"
 if [ $# -eq 0 ]; then
-  # Whole files, so that what a file sets up is set up once; each worker takes about 2 GB.
+  # Whole files, so that what a file sets up is set up once; each worker takes 2 to 5 GB.
   set -- --numprocesses=logical --maxprocesses=8 --dist=loadscope
 fi
 echo "== Running the tests"
