@@ -48,13 +48,12 @@ from experiments import (
   TASKS,
   Runs,
   add_flags,
+  begin,
   listed,
-  run_all,
-  say_plan,
   tokenizer_in,
 )
 
-from calm import compilation_cache, storage
+from calm import storage
 from calm.exits import confidence, stopping
 from calm.tasks.examples import Example
 from calm.training import checkpoints
@@ -340,16 +339,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs what the flags ask for; returns the exit code."""
   flags = make_parser().parse_args(argv)
   experiments = Experiments(flags)
-  if flags.plan:
-    say_plan(experiments)
-    return 0
-  compilation_cache.use(flags.compilation_cache)
-  try:
-    if not flags.report:
-      run_all(experiments)
-  except KeyboardInterrupt:
-    print('Interrupted; the same command goes on.', file=sys.stderr)
-    return 130
+  code = begin(experiments)
+  if code is not None:
+    return code
   groups = experiments.groups()
   if not groups:
     print(f'{flags.output} has no finished pair yet.', file=sys.stderr)

@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,6 +166,22 @@ def run_all(experiments: Runs) -> None:
     record = experiments.record(run) or {}
     said = 'failed' if 'failed' in record else experiments.said(record)
     print(f'   {said}, {record["seconds"]:.0f} s', flush=True)
+
+
+def begin(experiments: Runs) -> int | None:
+  """Plans or runs, as the flags say; the exit code if that is all, None before a report."""
+  flags = experiments.flags
+  if flags.plan:
+    say_plan(experiments)
+    return 0
+  compilation_cache.use(flags.compilation_cache)
+  try:
+    if not flags.report:
+      run_all(experiments)
+  except KeyboardInterrupt:
+    print('Interrupted; the same command goes on.', file=sys.stderr)
+    return 130
+  return None
 
 
 def say_plan(experiments: Runs) -> None:

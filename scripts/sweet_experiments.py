@@ -44,15 +44,14 @@ from experiments import (
   TASKS,
   Runs,
   add_flags,
+  begin,
   find_file,
   listed,
   matches,
-  run_all,
-  say_plan,
   tokenizer_in,
 )
 
-from calm import compilation_cache, storage
+from calm import storage
 from calm.calibration import testing
 from calm.exits import confidence, stopping
 from calm.reporting import efficiency
@@ -369,18 +368,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs what the flags ask for; returns the exit code."""
   flags = make_parser().parse_args(argv)
   experiments = Experiments(flags)
-  if flags.plan:
-    say_plan(experiments)
-    return 0
-  compilation_cache.use(flags.compilation_cache)
   try:
-    if not flags.report:
-      run_all(experiments)
-  except KeyboardInterrupt:
-    print('Interrupted; the same command goes on.', file=sys.stderr)
-    return 130
+    code = begin(experiments)
   finally:
-    say_rates(experiments)
+    if not flags.plan:
+      say_rates(experiments)
+  if code is not None:
+    return code
   report.report(runs=flags.output, output=os.path.join(flags.output, 'report'))
   return 0
 

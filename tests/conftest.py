@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import os
+import shutil
 
 import jax
 import pytest
@@ -102,3 +103,28 @@ def optimized_hlo():
   """
   with _settings(ANEW), _usual_fusions():
     yield
+
+
+@pytest.fixture(scope='session')
+def chromium():
+  """Chromium's path and the flags that all who look at a page give it; skipped where there is none.
+
+  To be asked for before what is costly to make for it.
+  """
+  names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
+  path = next(filter(None, map(shutil.which, names)), None)
+  if path is None:
+    pytest.skip(
+      f'none of {", ".join(names)} is on PATH: install the package chromium to see the page'
+    )
+  return (
+    path,
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+  )

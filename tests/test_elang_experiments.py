@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def experiments(modules, models, tmp_path, monkeypatch):
     given = ['--checkpoint=c', '--data=d', f'--output={tmp_path}', '--tasks', 'sst2', *flags]
     return script.Experiments(script.make_parser().parse_args(given))
 
-  make.trained, make.run_all = trained, script.run_all
+  make.trained, make.run_all = trained, sys.modules['experiments'].run_all
   return make
 
 

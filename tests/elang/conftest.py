@@ -9,7 +9,6 @@ import http.client
 import json
 import os
 import select
-import shutil
 import threading
 import time
 
@@ -20,19 +19,6 @@ from calm.tasks.examples import Example
 from elang.black_box import BlackBox, ScoredFirst
 from elang.routing import Router
 
-NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-FLAGS = (
-  '--headless',
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--remote-debugging-pipe',
-)
 KEYS = {'Home': 36, 'End': 35, 'ArrowRight': 39, 'Tab': 9, 'Enter': 13}
 SECONDS = 20
 TEXTS = ['seven', 'a', 'of', 'the best', '', 'eleven', 'é', 'x y z', 'last but one', 'last']
@@ -213,15 +199,15 @@ def slow(served):
 class Browser:
   """A tab of Chromium, driven by its own protocol over two pipes."""
 
-  def __init__(self, profile):
-    command = [CHROMIUM, *FLAGS, f'--user-data-dir={profile}', 'about:blank']
+  def __init__(self, chromium, profile):
+    command = [*chromium, '--remote-debugging-pipe', f'--user-data-dir={profile}', 'about:blank']
     # It reads from descriptor 3 and writes to 4: theirs are moved out of the way first.
     ends = [*os.pipe(), *os.pipe()]
     theirs = [os.dup2(end, 60 + i) for i, end in enumerate((ends[0], ends[3]))]
     quiet = os.open(os.devnull, os.O_RDWR)
     moved = [(os.POSIX_SPAWN_DUP2, theirs[0], 3), (os.POSIX_SPAWN_DUP2, theirs[1], 4)]
     moved += [(os.POSIX_SPAWN_DUP2, quiet, i) for i in (0, 1, 2)]
-    self.process = os.posix_spawn(CHROMIUM, command, os.environ, file_actions=moved)
+    self.process = os.posix_spawn(chromium[0], command, os.environ, file_actions=moved)
     for end in (ends[0], ends[3], quiet, *theirs):
       os.close(end)
     self.input, self.output = os.fdopen(ends[1], 'wb'), os.fdopen(ends[2], 'rb')
@@ -302,11 +288,8 @@ class Browser:
 
 
 @pytest.fixture(scope='session')
-def browser(tmp_path_factory):
+def browser(chromium, tmp_path_factory):
   """A tab."""
-  if CHROMIUM is None:
-    names = ', '.join(NAMES)
-    pytest.skip(f'none of {names} is on PATH: install the package chromium to see the page')
-  browser = Browser(tmp_path_factory.mktemp('profile'))
+  browser = Browser(chromium, tmp_path_factory.mktemp('profile'))
   yield browser
   browser.close()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import matplotlib.image
@@ -12,25 +11,6 @@ from matplotlib.colors import to_rgb
 
 from calm.reporting import examples, figures
 
-NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
-pytestmark = pytest.mark.skipif(
-  CHROMIUM is None,
-  reason=f'none of {", ".join(NAMES)} is on PATH: install the package chromium to see the page',
-)
-
-FLAGS = (
-  '--headless',
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  '--hide-scrollbars',
-  '--force-color-profile=srgb',
-)
 WIDTH, NARROW = 1000, 400
 SCHEMES = {'light': (1, '#ffffff'), 'dark': (0, '#17181a')}  # Blink's number, the paper's colour.
 # Writes what the browser made of the page where --dump-dom shows it.
@@ -57,20 +37,26 @@ addEventListener('load', () => {
 </script>"""
 
 
-def browse(path, profile, *flags):
+@pytest.fixture(scope='module')
+def browse(chromium):
   """What Chromium prints of a page."""
-  command = [CHROMIUM, *FLAGS, f'--user-data-dir={profile}', *flags, path.as_uri()]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
-  return done.stdout
+
+  def run(path, profile, *flags):
+    alike = ('--hide-scrollbars', '--force-color-profile=srgb', f'--user-data-dir={profile}')
+    command = [*chromium, *alike, *flags, path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    return done.stdout
+
+  return run
 
 
 @pytest.fixture(scope='module')
-def found(reported, tmp_path_factory):
+def found(browse, reported, tmp_path_factory):
   """What there is in a wide window."""
-  return find(reported, tmp_path_factory, WIDTH)
+  return find(browse, reported, tmp_path_factory, WIDTH)
 
 
-def find(reported, tmp_path_factory, width):
+def find(browse, reported, tmp_path_factory, width):
   """What a script that is let into a copy of the page finds there."""
   folder = tmp_path_factory.mktemp('found')
   text = reported.read_text(encoding='utf-8')
@@ -96,8 +82,10 @@ def test_the_page_is_no_wider_than_the_window(found):
   assert found['width'] <= WIDTH
 
 
-def test_a_narrow_window_shows_all_and_letters_of_figures_can_be_read(reported, tmp_path_factory):
-  narrow = find(reported, tmp_path_factory, NARROW)
+def test_a_narrow_window_shows_all_and_letters_of_figures_can_be_read(
+  browse, reported, tmp_path_factory
+):
+  narrow = find(browse, reported, tmp_path_factory, NARROW)
   assert narrow['right'] <= NARROW
   assert narrow['letters']
   assert all(max(height, width) >= 9 for width, height in narrow['letters'])
@@ -108,7 +96,7 @@ def test_nothing_is_requested(found):
 
 
 @pytest.mark.parametrize('scheme', sorted(SCHEMES))
-def test_colours_are_those_of_the_scheme(reported, found, tmp_path, scheme):
+def test_colours_are_those_of_the_scheme(browse, reported, found, tmp_path, scheme):
   number, paper = SCHEMES[scheme]
   picture = tmp_path / 'page.png'
   browse(
